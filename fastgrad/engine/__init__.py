@@ -1,0 +1,1 @@
+"""The only place that loops over layers, steps and realizations."""

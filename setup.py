@@ -1,0 +1,59 @@
+"""Build of the optional C extension; everything else about the package stands in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+WITHOUT_C = os.environ.get("FASTGRAD_NO_C", "0") not in {"", "0"}
+
+# One wheel serves every CPython from 3.11 on. That takes three settings which must agree: the macro, `py_limited_api`
+# of the extension (name of the file) and `py_limited_api` of bdist_wheel (tag of the wheel).
+LIMITED_API = ("Py_LIMITED_API", "0x030B0000")
+WHEEL_TAG = "cp311"
+
+# Contraction to fused multiply-adds is where the speed is; no -march: csrc/ chooses the instruction set at load time.
+FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fvisibility=hidden"]
+
+
+class OptionalBuild(build_ext):
+    """Builds the extension if it can, and says what follows if it cannot."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            print(
+                f"fastgrad: the C extension was not built ({error}); the install goes on without it, and the same\n"
+                "fastgrad: products run in Numba, somewhat slower on small networks. To have it, install a C\n"
+                "fastgrad: compiler (Debian: apt-get install gcc) and install fastgrad again.",
+                file=sys.stderr,
+            )
+            raise   # setuptools goes on without an extension marked optional
+
+
+def extensions() -> list[Extension]:
+    if WITHOUT_C:
+        print("fastgrad: FASTGRAD_NO_C is set, so the C extension is not built", file=sys.stderr)
+        return []
+    return [
+        Extension(
+            "fastgrad._native",
+            sources=["csrc/module.c", "csrc/products.c"],
+            depends=["csrc/products.h", "csrc/vectors.h", "csrc/products.inc"],
+            define_macros=[LIMITED_API],
+            extra_compile_args=FLAGS,
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": OptionalBuild},
+    options={} if WITHOUT_C else {"bdist_wheel": {"py_limited_api": WHEEL_TAG}},
+)
