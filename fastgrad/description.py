@@ -1,6 +1,6 @@
 """Frozen descriptions that are checked when they are made: what networks and weight laws have in common.
 
-Pydantic does the checking and collects every problem; here its report becomes one `ValueError` of plain sentences.
+Pydantic does the checking and collects every problem; here its report becomes one `ValueError` of sentences.
 The signature of ``__init__`` is the only place where arguments and defaults are written.
 """
 
@@ -11,14 +11,24 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from fastgrad.errors import nearest, not_allowed, shown
 
-__all__ = ["Description", "FiniteNumber", "NumberFromZero", "PositiveNumber", "Size", "as_size", "optional"]
+__all__ = [
+    "Description",
+    "FiniteNumber",
+    "NumberFromZero",
+    "OptionalNumber",
+    "OptionalSize",
+    "PositiveNumber",
+    "Size",
+    "as_size",
+    "optional",
+]
 
 LARGEST_SIZE = 2**31 - 1
 
@@ -33,7 +43,7 @@ class Description(BaseModel):
         try:
             BaseModel.__init__(self, **values, **extra)
         except ValidationError as error:
-            names = [name for name in _parameters(type(self)) if name != "self"]
+            names = list(_parameters(type(self)))
             problems = [_sentence(details, names) for details in error.errors(include_url=False)]
             raise ValueError(f"{type(self).__name__}: {'; '.join(problems)}") from None
 
@@ -79,6 +89,13 @@ class Description(BaseModel):
         """Return `replace` of the update: pydantic's own method would skip the checks."""
         return self.replace(**(update or {}))
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        hint = f"; make a changed copy with replace({name}=...)" if name in _parameters(type(self)) else ""
+        raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be set{hint}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be deleted")
+
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from self._shown_arguments()
 
@@ -88,7 +105,7 @@ class Description(BaseModel):
 
 @cache
 def _parameters(cls: type[Description]) -> dict[str, Parameter]:
-    """Return the arguments of a description's ``__init__``, without self and the catch-all for unknown names."""
+    """Return the arguments of ``__init__``, without self and the catch-all for unknown names."""
     parameters = signature(cls.__init__).parameters
     return {n: p for n, p in parameters.items() if n != "self" and p.kind is not Parameter.VAR_KEYWORD}
 
@@ -110,17 +127,20 @@ def _sentence(details: ErrorDetails, names: list[str]) -> str:
 
 
 def as_size(value: Any, name: str) -> int:
-    """Return a size (layers, units, steps) as an int; numbers that are no integers, bool included, are refused."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE:
-        return int(value)
-    bound = "at least 1"
-    if isinstance(value, Integral) and not isinstance(value, bool) and value > LARGEST_SIZE:
-        bound = f"at most {LARGEST_SIZE:,}"
-    raise ValueError(not_allowed(name, value, f"an integer of {bound}"))
+    """Return a size (layers, units, steps) as an int; what is not an integer, bool included, is refused."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(not_allowed(name, value, "an integer of at least 1"))
+    size = int(value)
+    if size < 1:
+        raise ValueError(not_allowed(name, value, "an integer of at least 1"))
+    if size > LARGEST_SIZE:
+        raise ValueError(not_allowed(name, value, f"an integer of at most {LARGEST_SIZE:,}"))
+    return size
 
 
 def _finite(value: Any) -> float | None:
-    if not isinstance(value, Real) or isinstance(value, bool):
+    """Return a finite number as a float, None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
         number = float(value)

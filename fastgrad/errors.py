@@ -7,7 +7,16 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["MissingFile", "RangeWarning", "TooLarge", "UnreadableFile", "nearest", "not_allowed", "shown", "unknown"]
+__all__ = [
+    "MissingFile",
+    "RangeWarning",
+    "TooLarge",
+    "UnreadableFile",
+    "nearest",
+    "not_allowed",
+    "shown",
+    "unknown",
+]
 
 
 class RangeWarning(UserWarning):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Never, NamedTuple, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Never, TypeAlias, get_args
 
 from fastgrad.description import Description, FiniteNumber, PositiveNumber, as_size
 from fastgrad.errors import shown, unknown
@@ -160,7 +160,8 @@ class Draw(NamedTuple):
     kind
         ``"normal"``, ``"uniform"``, ``"orthogonal"`` or ``"constant"``.
     scale
-        The standard deviation, the half-width of the interval around 0, the gain, or the value, in this order.
+        The standard deviation, the half-width of the interval around 0, the gain, or the value, in this
+        order.
     """
 
     kind: Literal["normal", "uniform", "orthogonal", "constant"]
@@ -193,8 +194,8 @@ def draw(law: Weights, fan_in: int, fan_out: int) -> Draw:
     law
         A law or the name of a scheme.
     fan_in
-        Number of columns. For ``"pytorch_default"`` in a recurrent net pass the net's width also for the input
-        weights: ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU`` draw everything from U(+-1 / sqrt(hidden_size)).
+        Number of columns. For ``"pytorch_default"`` in a recurrent net pass the net's width also for the
+        input weights: ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU`` draw everything from U(+-1 / sqrt(hidden_size)).
     fan_out
         Number of rows; of one gate in a recurrent net.
 
@@ -210,7 +211,8 @@ def draw(law: Weights, fan_in: int, fan_out: int) -> Draw:
 
     References
     ----------
-    - Glorot, Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", AISTATS.
+    - Glorot, Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks",
+    AISTATS.
     - He, Zhang, Ren, Sun 2015, "Delving deep into rectifiers", arXiv:1502.01852.
     - LeCun, Bottou, Orr, Mueller 1998, "Efficient BackProp", in Neural Networks: Tricks of the Trade.
     - Saxe, McClelland, Ganguli 2014, arXiv:1312.6120.
