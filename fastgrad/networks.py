@@ -110,7 +110,7 @@ class Network(Description):
         ----------
         text
             An object with ``kind`` ("mlp", "rnn", "lstm" or "gru") and the arguments of that class; those
-            with a default may be absent. A weight law is a scheme's name or ``{"law": "normal", "gain": 1.3}``.
+            with a default may be absent. A weight law is a name or ``{"law": "normal", "gain": 1.3}``.
 
         Returns
         -------
