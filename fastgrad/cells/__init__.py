@@ -1,0 +1,1 @@
+"""Recurrent cells, one file each; ``contract.py`` says what a cell is."""

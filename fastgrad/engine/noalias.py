@@ -1,0 +1,85 @@
+"""Loads and stores which tell LLVM that the arrays of a pointwise loop do not overlap.
+
+A pointwise loop over many arrays is vectorised only behind run-time overlap checks, one for each pair; with the ten arrays of an LSTM their
+cost exceeds the loop's at usual widths, and LLVM then silently runs the scalar version (measured: 18 times slower). ``load`` and
+``store`` attach LLVM's ``alias.scope`` and ``noalias`` metadata instead: no checks, always vector code. The promise they make is the
+caller's to keep: **an array that a loop stores to through slot k is touched in that loop through slot k alone.**
+
+In plain Python they are ``array[index]`` and ``array[index] = value``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+SLOTS = 12  # distinct output arrays that one loop may have
+
+
+def load(array: Any, index: int) -> Any:
+    """``array[index]`` of a 1-D array that the surrounding loop only reads."""
+    return array[index]
+
+
+def store(array: Any, index: int, value: Any, slot: int) -> None:
+    """``array[index] = value`` for a 1-D array that only this slot touches in the surrounding loop."""
+    array[index] = value
+
+
+def _scopes(module: Any) -> tuple[Any, list[Any]]:
+    """(scope of all reads, scopes of the slots) as metadata of this module; equal nodes are shared by LLVM."""
+    domain = module.add_metadata(["fastgrad pointwise"])
+    reads = module.add_metadata(["fastgrad reads", domain])
+    return reads, [module.add_metadata([f"fastgrad slot {k}", domain]) for k in range(SLOTS)]
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    offset = builder.mul(index, cgutils.unpack_tuple(builder, view.strides, 1)[0]) if array_type.layout != "C" else None
+    if offset is None:
+        return builder.gep(view.data, [index])
+    return cgutils.pointer_add(builder, view.data, offset)
+
+
+@intrinsic
+def _load(typingctx, array, index):  # noqa: ANN001, ANN202 - Numba's protocol
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], *args)
+        value = builder.load(pointer)
+        reads, slots = _scopes(builder.module)
+        value.set_metadata("alias.scope", builder.module.add_metadata([reads]))
+        value.set_metadata("noalias", builder.module.add_metadata(slots))
+        return value
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
+def _store(typingctx, array, index, value, slot):  # noqa: ANN001, ANN202
+    if not isinstance(slot, types.IntegerLiteral):
+        return None
+    chosen = slot.literal_value
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        instruction = builder.store(args[2], pointer)
+        reads, slots = _scopes(builder.module)
+        mine = slots.pop(chosen)
+        instruction.set_metadata("alias.scope", builder.module.add_metadata([mine]))
+        instruction.set_metadata("noalias", builder.module.add_metadata([reads, *slots]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype, slot), codegen
+
+
+@overload(load, jit_options={"forceinline": True})
+def _choose_load(array, index):
+    return lambda array, index: _load(array, index)
+
+
+@overload(store, prefer_literal=True, jit_options={"forceinline": True})
+def _choose_store(array, index, value, slot):
+    return lambda array, index, value, slot: _store(array, index, value, slot)

@@ -1,0 +1,34 @@
+"""Every Numba option of the project.
+
+Formulas (activations, cells, elementary functions) are ``@formula``: plain Python functions that Numba compiles into whatever loop calls
+them, forced inline because one call left in a loop stops its vectorisation. Kernels are compiled by ``engine/compile.py`` with
+``KERNEL_OPTIONS``. Full ``fastmath`` is never used: it would let LLVM delete the tests for NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba.extending import register_jitable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# error_model="numpy": a division that may raise is a branch, and a branch out of the loop stops vectorisation.
+# "contract" only: "reassoc" would merge the split constants of the argument reductions in elementary.py.
+KERNEL_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+
+INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
+
+# Sums may be reordered into vector accumulators. The order is fixed at compile time, so results do not depend on threads.
+REDUCTION_FLAGS = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def formula(function: F) -> F:
+    """Compile into the calling loop; also callable in plain Python."""
+    return register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
+
+
+def reduction(function: F) -> F:
+    """A sum or maximum over an array that LLVM may vectorise by reordering."""
+    return register_jitable(fastmath=REDUCTION_FLAGS, error_model="numpy")(function)  # type: ignore[no-any-return]
