@@ -1,0 +1,173 @@
+"""One seed, one machine: the same bytes, whoever computes them and in whatever pieces."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from comparisons import bytes_of
+
+import fastgrad as fg
+
+NETWORKS = {
+    "mlp": fg.MLP(depth=40, width=17, activation="tanh", weights=fg.Normal(1.3), bias_std=0.1),
+    "mlp_orthogonal": fg.MLP(depth=20, width=9, activation="tanh", weights="orthogonal"),
+    "rnn": fg.RNN(30, 11, layers=2),
+    "lstm": fg.LSTM(25, 13, input_width=3, forget_bias=1.0),
+    "gru": fg.GRU(25, 6, layers=2, input_width=4),
+}
+REALIZATIONS = 23  # a prime: no block size but 1 and 23 divides it
+
+
+@pytest.fixture(scope="session")
+def baseline():
+    return {
+        name: fg.measure(net, realizations=REALIZATIONS, rng=42, threads=1) for name, net in NETWORKS.items()
+    }
+
+
+def assert_same_bytes(got, want):
+    got, want = bytes_of(got), bytes_of(want)
+    assert set(got) == set(want)
+    for name in want:
+        assert got[name] == want[name], name
+
+
+@pytest.mark.parametrize("threads", [2, 7])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_number_of_threads(baseline, name, threads):
+    got = fg.measure(NETWORKS[name], realizations=REALIZATIONS, rng=42, threads=threads)
+    assert_same_bytes(got, baseline[name])
+
+
+def test_any_number_of_realizations(baseline):
+    for name, network in NETWORKS.items():
+        fewer = fg.measure(network, realizations=5, rng=42)
+        assert_same_bytes(fewer, baseline[name].isel(realization=slice(0, 5)))
+
+
+def test_executor_of_threads(baseline):
+    with ThreadPoolExecutor(3) as executor:
+        for name, network in NETWORKS.items():
+            assert_same_bytes(
+                fg.measure(network, realizations=REALIZATIONS, rng=42, executor=executor), baseline[name]
+            )
+
+
+def test_executor_of_spawned_processes(baseline):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        for name in ("mlp", "lstm"):
+            got = fg.measure(NETWORKS[name], realizations=REALIZATIONS, rng=42, executor=executor)
+            assert_same_bytes(got, baseline[name])
+
+
+def test_inputs_and_weights_given_as_arrays_in_processes():
+    rng = np.random.default_rng(0)
+    network = fg.MLP(widths=(4, 3, 2), output_activation="linear")
+    options = {
+        "weights": {"0.weight": rng.standard_normal((3, 4)), "2.weight": rng.standard_normal((2, 3))},
+        "inputs": rng.standard_normal((5, 4)),
+        "realizations": 7,
+        "rng": 1,
+    }
+    want = fg.measure(network, threads=1, **options)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        assert_same_bytes(fg.measure(network, executor=executor, **options), want)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_is_a_subset(baseline, name):
+    whole = baseline[name]
+    axis = "layer" if name.startswith("mlp") else "step"
+    thinned = fg.measure(NETWORKS[name], realizations=REALIZATIONS, rng=42, every=7)
+    kept = thinned[axis].values.tolist()
+    last = int(whole[axis][-1])
+    assert kept[0] == 0
+    assert kept[-1] == last
+    assert kept == sorted({0, *range(0, last + 1, 7), last}) or kept == sorted(
+        {0, *range(last, -1, -7), last}
+    )
+    assert_same_bytes(thinned, whole.sel({axis: kept}))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_record_is_a_subset(baseline, name):
+    names = ["gradient_log_norm", "weight_gradient_log_norm"]
+    got = fg.measure(NETWORKS[name], realizations=REALIZATIONS, rng=42, record=names)
+    assert {*names} <= set(got.data_vars) <= {*names, "left_range_at"}
+    assert_same_bytes(got, baseline[name][list(got.data_vars)])
+
+
+# rng: the forms of SPEC 7 -------------------------------------------------------------------------
+
+SMALL = fg.MLP(depth=3, width=5)
+
+
+def measured(rng):
+    return fg.measure(SMALL, realizations=3, rng=rng)
+
+
+def test_another_seed_gives_other_numbers():
+    assert bytes_of(measured(0)) != bytes_of(measured(1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 5,
+        lambda: np.int64(5),
+        lambda: 2**100,
+        lambda: [1, 2, 3],
+        lambda: np.array([1, 2], np.uint32),
+        lambda: np.random.SeedSequence(5),
+        lambda: np.random.SeedSequence(5).spawn(2)[1],
+        lambda: np.random.default_rng(5),
+        lambda: np.random.Philox(5),
+        lambda: np.random.Generator(np.random.MT19937(5)),
+    ],
+)
+def test_every_form_of_rng_can_be_repeated(make):
+    assert_same_bytes(measured(make()), measured(make()))
+
+
+def test_the_same_entropy_is_the_same_seed():
+    want = measured(5)
+    assert_same_bytes(measured(np.random.SeedSequence(5)), want)
+    assert_same_bytes(measured([5]), want)
+
+
+def test_spawned_seeds_differ():
+    first, second = np.random.SeedSequence(5).spawn(2)
+    assert bytes_of(measured(first)) != bytes_of(measured(second))
+    assert bytes_of(measured(first)) != bytes_of(measured(5))
+
+
+def test_generators_of_one_seed_do_not_repeat_themselves():
+    rng = np.random.default_rng(5)
+    assert bytes_of(measured(rng)) != bytes_of(measured(rng))
+
+
+def test_none_draws_fresh_entropy_and_says_which():
+    first, second = measured(None), measured(None)
+    assert bytes_of(first) != bytes_of(second)
+    assert_same_bytes(measured(int(first.attrs["seed"])), first)
+
+
+def test_the_global_state_is_left_alone():
+    np.random.seed(3)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    measured(None)
+    measured(1)
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_attributes_are_enough_to_run_it_again(baseline):
+    for ds in baseline.values():
+        network = fg.Network.from_json(ds.attrs["network"])
+        again = fg.measure(
+            network, realizations=ds.sizes["realization"], rng=int(ds.attrs["seed"]), dtype=ds.attrs["dtype"]
+        )
+        assert_same_bytes(again, ds)
+        assert ds.attrs["stream"] == "v1"
