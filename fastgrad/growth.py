@@ -1,4 +1,4 @@
-"""From log gradient norms to an answer: explode, vanish or stay, how fast, how far each number format reaches.
+"""From log gradient norms to an answer: explode, vanish or stay, how fast, how far number formats reach.
 
 Signs and units: natural logarithms (nats) throughout; a positive rate means that gradients grow on their
 way from the loss towards the input; distances count layers or steps from the loss.
@@ -249,7 +249,7 @@ class _Counts(NamedTuple):
 
 
 def _count(log_norm: FloatArray) -> _Counts:
-    """Sort realizations: -inf at the input is a gradient of exactly zero, NaN or +inf at an end is not finite."""
+    """Sort realizations: -inf at the input is a gradient of exactly zero, NaN or +inf is not finite."""
     start, end = log_norm[:, 0], log_norm[:, -1]
     nonfinite = np.isnan(start) | np.isnan(end) | np.isposinf(start) | np.isposinf(end)
     zero = ~nonfinite & np.isneginf(start)
@@ -376,7 +376,7 @@ def factor_text(log_factor: float) -> str:
     decades = log_factor / math.log(10)
     if abs(decades) < 4:
         return f"{math.exp(log_factor):.4g}"
-    return f"10^{decades:+.1f}"
+    return f"10^{decades:.1f}"
 
 
 def _headline(g: Growth) -> str:
