@@ -18,6 +18,8 @@ WHEEL_TAG = "cp311"
 # Contraction to fused multiply-adds is where the speed is; no -march: csrc/ chooses the instruction set at load time.
 FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fvisibility=hidden"]
 
+HEADERS = ["products.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc"]
+
 
 class OptionalBuild(build_ext):
     """Builds the extension if it can, and says what follows if it cannot."""
@@ -43,7 +45,7 @@ def extensions() -> list[Extension]:
         Extension(
             "fastgrad._native",
             sources=["csrc/module.c", "csrc/products.c"],
-            depends=["csrc/products.h", "csrc/vectors.h", "csrc/products.inc"],
+            depends=[f"csrc/{name}" for name in HEADERS],
             define_macros=[LIMITED_API],
             extra_compile_args=FLAGS,
             py_limited_api=True,

@@ -1,0 +1,65 @@
+/* The products for each number format and instruction set, and the choice of one when the library is loaded. */
+
+#include <limits.h>   /* glibc's features.h, by which __GLIBC__ is known */
+#include <stdint.h>
+
+#include "products.h"
+#include "vectors.h"
+
+/* ---- what the compiler takes by default: 16-byte vectors, which SSE2 and NEON both have ---- */
+#define LEVEL base
+#define TARGET
+#define VECTOR_BYTES 16
+#if defined(__x86_64__) || defined(__i386__)
+#define REGISTERS 16
+#else
+#define REGISTERS 32
+#endif
+#include "both_formats.inc"
+
+#ifdef FG_LEVELS
+
+#define LEVEL v3
+#define TARGET __attribute__((target("arch=x86-64-v3")))
+#define VECTOR_BYTES 32
+#define REGISTERS 16
+#include "both_formats.inc"
+
+#define LEVEL v4
+#define TARGET __attribute__((target("arch=x86-64-v4")))
+#define VECTOR_BYTES 64
+#define REGISTERS 32
+#include "both_formats.inc"
+
+/* Resolvers run while the library is being loaded, before a sanitizer's own set-up. */
+#define FG_EARLY __attribute__((no_sanitize("address", "undefined"), unused))
+#define CHOOSE(name, ARGS)                                                                                          \
+    FG_EARLY static void (*choose_##name(void))(ARGS)                                                               \
+    {                                                                                                               \
+        __builtin_cpu_init();                                                                                       \
+        if (__builtin_cpu_supports("x86-64-v4"))                                                                    \
+            return name##_v4;                                                                                       \
+        if (__builtin_cpu_supports("x86-64-v3"))                                                                    \
+            return name##_v3;                                                                                       \
+        return name##_base;                                                                                         \
+    }                                                                                                               \
+    void fg1_##name(ARGS) __attribute__((ifunc("choose_" #name)));
+
+#else
+
+#define FG_PASS_TRANSPOSED B, M, K, P, ldp, X, xb, xk, out, yb, accumulate
+#define FG_PASS_DOT B, M, K, A, lda, X, xb, out, yb, accumulate
+
+#endif
+
+#ifdef FG_LEVELS
+CHOOSE(transposed_f32, FG_TRANSPOSED_ARGS(float))
+CHOOSE(transposed_f64, FG_TRANSPOSED_ARGS(double))
+CHOOSE(dot_f32, FG_DOT_ARGS(float))
+CHOOSE(dot_f64, FG_DOT_ARGS(double))
+#else
+void fg1_transposed_f32(FG_TRANSPOSED_ARGS(float)) { transposed_f32_base(FG_PASS_TRANSPOSED); }
+void fg1_transposed_f64(FG_TRANSPOSED_ARGS(double)) { transposed_f64_base(FG_PASS_TRANSPOSED); }
+void fg1_dot_f32(FG_DOT_ARGS(float)) { dot_f32_base(FG_PASS_DOT); }
+void fg1_dot_f64(FG_DOT_ARGS(double)) { dot_f64_base(FG_PASS_DOT); }
+#endif

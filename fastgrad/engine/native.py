@@ -1,0 +1,223 @@
+"""The small matrix products of ``csrc/`` as Numba kernels call them, each with a twin in Numba.
+
+``multiply_transposed`` and ``multiply`` are ordinary NumPy functions in plain Python. Inside a compiled kernel they become a
+call of the C function, by its *name*, so that the kernel's machine code holds no address and can be cached; or, where the
+C extension is absent (no compiler, or ``FASTGRAD_DISABLE_C=1``), the loops below. Kernels that were compiled for the one
+must not run with the other: ``native_fingerprint`` belongs in the stamp of every cached kernel.
+
+Letters as in ``csrc/products.h``: B vectors, sums over K terms, M outputs each. One output's terms are added in an order
+that does not depend on B, so cutting a batch into blocks changes no byte. Fastest when rows of P and A start at
+multiples of 64 bytes (AVX-512 then never loads across two cache lines).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastgrad.jit import reduction
+
+_FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of the symbol, log2 of the bytes
+
+
+def _load_library() -> Path | None:
+    """Make the C functions known to LLVM by name; the library's path, or None where the twins are to run."""
+    spec = importlib.util.find_spec("fastgrad._native")
+    if spec is None or spec.origin is None or os.environ.get("FASTGRAD_DISABLE_C", "0") not in {"", "0"}:
+        return None
+    llvmlite.binding.load_library_permanently(spec.origin)
+    # A call of a missing symbol would end the process, without a Python error.
+    if llvmlite.binding.address_of_symbol("fg1_transposed_f32") is None:
+        raise ImportError(
+            f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad again, "
+            "or set FASTGRAD_DISABLE_C=1 to do without it"
+        )
+    return Path(spec.origin)
+
+
+_LIBRARY = _load_library()
+
+HAVE_C: bool = _LIBRARY is not None
+"""Whether compiled kernels call the C extension (else the Numba twins)."""
+
+
+@functools.cache
+def native_fingerprint() -> str:
+    """Sixteen hexadecimal digits that change with the C library's contents and with its absence."""
+    content = b"without C" if _LIBRARY is None else _LIBRARY.read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def multiply_transposed(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+    """``out[b, i] = sum_k P[k, i] X[b, k]``, added to what ``out`` holds if ``accumulate``.
+
+    Parameters
+    ----------
+    P : (K, M) array, rows contiguous
+    X : (B, K) array, any strides: one step, all steps at once, or a transposed view
+    out : (B, M) array, rows contiguous; must not overlap P or X
+    accumulate : bool
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+    """
+    _plain(P, X, out, accumulate)
+
+
+def multiply(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+    """``out[b, i] = sum_k A[i, k] X[b, k]``, added to what ``out`` holds if ``accumulate``.
+
+    Parameters
+    ----------
+    A : (M, K) array, rows contiguous
+    X : (B, K) array, rows contiguous for the C function (any strides work)
+    out : (B, M) array, rows contiguous; must not overlap A or X
+    accumulate : bool
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+    """
+    _plain(A.T, X, out, accumulate)
+
+
+def _plain(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+    if X.shape[1] != P.shape[0] or out.shape != (X.shape[0], P.shape[1]):
+        raise ValueError("matrix product: shapes of matrix, vectors and out do not fit together")
+    np.add(out if accumulate else np.zeros_like(out), X @ P, out=out)
+
+
+@reduction
+def _transposed_twin(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+    K = P.shape[0]
+    for b in range(X.shape[0]):
+        y = out[b]
+        if not accumulate:
+            y[:] = 0
+        first = K % 4
+        for k in range(first):
+            p, x = P[k], X[b, k]
+            for i in range(y.size):
+                y[i] += p[i] * x
+        for k in range(first, K, 4):  # four terms for each load and store of y
+            p0, p1, p2, p3 = P[k], P[k + 1], P[k + 2], P[k + 3]
+            x0, x1, x2, x3 = X[b, k], X[b, k + 1], X[b, k + 2], X[b, k + 3]
+            for i in range(y.size):
+                y[i] += (p0[i] * x0 + p1[i] * x1) + (p2[i] * x2 + p3[i] * x3)
+
+
+@reduction
+def _twin(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+    zero = A.dtype.type(0)
+    for b in range(X.shape[0]):
+        x = X[b]
+        for i in range(A.shape[0]):
+            a = A[i]
+            total = zero
+            for k in range(x.size):
+                total += a[k] * x[k]
+            out[b, i] = out[b, i] + total if accumulate else total
+
+
+def _symbol(name: str, suffix: str, number: types.Type, n_strides: int) -> types.ExternalFunction:
+    """The C function: three sizes, matrix and its stride, vectors and their strides, out and its stride, accumulate."""
+    pointer, size = types.CPointer(number), types.int64
+    return types.ExternalFunction(
+        f"fg1_{name}_{suffix}",
+        types.void(size, size, size, pointer, size, pointer, *[size] * n_strides, pointer, size, size),
+    )
+
+
+def _transposed_by_c(suffix: str, shift: int, number: types.Type) -> Callable[..., None]:
+    product = _symbol("transposed", suffix, number, 2)
+    itemsize = 1 << shift
+
+    def implementation(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+        K, M = P.shape
+        B = X.shape[0]
+        if X.shape[1] != K or out.shape[0] != B or out.shape[1] != M:
+            raise ValueError("multiply_transposed: shapes of P, X and out do not fit together")
+        if M > 1 and (P.strides[1] != itemsize or out.strides[1] != itemsize):
+            _transposed_twin(P, X, out, accumulate)
+        else:
+            product(
+                B, M, K, P.ctypes, P.strides[0] >> shift, X.ctypes, X.strides[0] >> shift, X.strides[1] >> shift,
+                out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
+            )  # fmt: skip
+
+    return implementation
+
+
+def _by_c(suffix: str, shift: int, number: types.Type) -> Callable[..., None]:
+    product = _symbol("dot", suffix, number, 1)
+    itemsize = 1 << shift
+
+    def implementation(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+        M, K = A.shape
+        B = X.shape[0]
+        if X.shape[1] != K or out.shape[0] != B or out.shape[1] != M:
+            raise ValueError("multiply: shapes of A, X and out do not fit together")
+        contiguous = K <= 1 or (A.strides[1] == itemsize and X.strides[1] == itemsize)
+        if not contiguous or (M > 1 and out.strides[1] != itemsize):
+            _twin(A, X, out, accumulate)
+        else:
+            product(
+                B, M, K, A.ctypes, A.strides[0] >> shift, X.ctypes, X.strides[0] >> shift,
+                out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
+            )  # fmt: skip
+
+    return implementation
+
+
+def _transposed_in_numba(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+    if X.shape[1] != P.shape[0] or out.shape[0] != X.shape[0] or out.shape[1] != P.shape[1]:
+        raise ValueError("multiply_transposed: shapes of P, X and out do not fit together")
+    _transposed_twin(P, X, out, accumulate)
+
+
+def _in_numba(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+    if X.shape[1] != A.shape[1] or out.shape[0] != X.shape[0] or out.shape[1] != A.shape[0]:
+        raise ValueError("multiply: shapes of A, X and out do not fit together")
+    _twin(A, X, out, accumulate)
+
+
+def _format(*arrays: Any) -> tuple[str, int, types.Type] | None:
+    """Symbol suffix, shift and number type if all are matrices of one supported format."""
+    if not all(isinstance(a, types.Array) and a.ndim == 2 and a.dtype == arrays[0].dtype for a in arrays):
+        return None
+    number = arrays[0].dtype
+    return (*_FORMATS[number], number) if number in _FORMATS else None
+
+
+@overload(multiply_transposed, jit_options={"error_model": "numpy"})
+def _choose_transposed(P: Any, X: Any, out: Any, accumulate: Any) -> Callable[..., None] | None:
+    chosen = _format(P, X, out)
+    if chosen is None:
+        return None
+    return _c_transposed[chosen] if HAVE_C else _transposed_in_numba
+
+
+@overload(multiply, jit_options={"error_model": "numpy"})
+def _choose(A: Any, X: Any, out: Any, accumulate: Any) -> Callable[..., None] | None:
+    chosen = _format(A, X, out)
+    if chosen is None:
+        return None
+    return _c_dot[chosen] if HAVE_C else _in_numba
+
+
+_ALL_FORMATS = [(suffix, shift, number) for number, (suffix, shift) in _FORMATS.items()]
+_c_transposed = {chosen: _transposed_by_c(*chosen) for chosen in _ALL_FORMATS}
+_c_dot = {chosen: _by_c(*chosen) for chosen in _ALL_FORMATS}
