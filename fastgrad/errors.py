@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "MissingFile",
+    "MissingPackage",
     "RangeWarning",
     "TooLarge",
     "UnreadableFile",
@@ -35,7 +36,11 @@ class MissingFile(UnreadableFile, FileNotFoundError):
     """A named file does not exist."""
 
 
-def nearest(name: object, allowed: Iterable[str]) -> str | None:
+class MissingPackage(ImportError, ValueError):
+    """An optional package is needed and not installed; the sentence says how to install it."""
+
+
+def nearest(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the allowed name that `name` was most likely meant to be.
 
     Case, spaces and hyphens are ignored, so that ``"He-Normal"`` finds ``"he_normal"``.
@@ -46,11 +51,13 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
         What the user wrote. Anything but a string has no match.
     allowed
         The names that exist.
+    cutoff
+        Smallest similarity (`difflib.SequenceMatcher.ratio`, 0 to 1) that counts as near.
 
     Returns
     -------
     str or None
-        The nearest name (`difflib` similarity of at least 0.6), None when nothing is near.
+        The nearest name, None when nothing is near.
     """
     if not isinstance(name, str):
         return None
@@ -58,7 +65,7 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
     for candidate in allowed:
         folded.setdefault(_fold(candidate), candidate)
     # Comparing is quadratic in the length: a name of a million characters is nobody's slip of the finger.
-    matches = difflib.get_close_matches(_fold(name[:200]), folded, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(_fold(name[:200]), folded, n=1, cutoff=cutoff)
     return folded[matches[0]] if matches else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from array import array
 from collections.abc import Iterator
@@ -175,9 +176,12 @@ def _read_csv(path: Path) -> NDArray[np.float64]:
             if len(cells) != columns:
                 raise ValueError(f"{path}, line {line}: {len(cells)} columns, expected {columns} as above")
             for column, value in enumerate(values):
-                if value is None:
-                    place = f"line {line}, column {column + 1}"
-                    raise ValueError(f"{path}, {place}: {shown(cells[column])} is not a number")
+                if value is None or not math.isfinite(value):
+                    place, fault = (
+                        f"line {line}, column {column + 1}",
+                        "a number" if value is None else "finite",
+                    )
+                    raise ValueError(f"{path}, {place}: {shown(cells[column])} is not {fault}")
                 numbers.append(value)
     except UnicodeDecodeError:
         raise ValueError(f"{path} cannot be read: it is not UTF-8 text") from None

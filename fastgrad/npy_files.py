@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ _CORRUPT = (
     NotImplementedError,  # a compression method that zipfile lacks
     RuntimeError,  # an encrypted member
     SyntaxError,  # a header that is no Python literal
+    TokenError,  # the same, found by NumPy's second attempt
     TypeError,
     ValueError,
     OverflowError,

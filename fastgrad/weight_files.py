@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastgrad.errors import TooLarge, nearest, not_allowed, shown
+from fastgrad.errors import MissingPackage, TooLarge, nearest, not_allowed, shown
 from fastgrad.networks import MLP, Network, Recurrent
 from fastgrad.npy_files import check_memory, existing_file, read_npz, wrong_suffix
 
@@ -90,8 +90,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Array]:
         Sizes are checked before memory is taken.
     TooLarge
         When the arrays do not fit into the memory that is free.
-    ImportError
-        When a .safetensors file is given and the package safetensors is not installed.
+    MissingPackage
+        When a .safetensors file is given and the package safetensors is not installed (an ImportError).
     """
     found = existing_file(path, "weights")
     match found.suffix.lower():
@@ -139,9 +139,7 @@ def fit_state_dict(network: Network, weights: Mapping[str, Any], *, dtype: DType
     odd = next((key for key in weights if not isinstance(key, str)), None)
     if odd is not None:
         raise ValueError(f"weights has the key {shown(odd)}: every key must be a str")
-    expected = (
-        _expected_mlp(network, weights) if isinstance(network, MLP) else _expected_recurrent(network, weights)
-    )
+    expected = _expected(network, list(weights))
     _check_names(network, weights, expected)
     arrays = {key: _as_floats(key, weights[key]) for key in expected if key in weights}
     for key, value in arrays.items():
@@ -152,6 +150,13 @@ def fit_state_dict(network: Network, weights: Mapping[str, Any], *, dtype: DType
         for key, shape in expected.items()
     }
     return _grouped(network, ready)
+
+
+def _expected(network: Network, names: list[str]) -> Shapes:
+    if isinstance(network, MLP):
+        return _expected_mlp(network, names)
+    assert isinstance(network, Recurrent)
+    return _expected_recurrent(network, names)
 
 
 def _expected_mlp(network: MLP, names: list[str]) -> Shapes:
@@ -168,9 +173,8 @@ def _expected_mlp(network: MLP, names: list[str]) -> Shapes:
     return shapes
 
 
-def _expected_recurrent(network: Network, names: list[str]) -> Shapes:
+def _expected_recurrent(network: Recurrent, names: list[str]) -> Shapes:
     """Return the shapes of a recurrent network, up to the first layer that must be missing."""
-    assert isinstance(network, Recurrent)
     shapes: Shapes = {}
     rows = network.gates * network.width
     for l in range(min(network.layers, len(names) + 1)):
@@ -187,7 +191,7 @@ def _check_names(network: Network, weights: Mapping[str, Any], expected: Shapes)
         return
     raise ValueError(
         _unsupported(weights)
-        or _prefixed(weights, expected)
+        or _prefixed(network, weights)
         or (_missing(network, weights, missing, expected, unexpected) if missing else None)
         or _unexpected(network, weights, unexpected[0], expected)
     )
@@ -205,15 +209,15 @@ def _unsupported(weights: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _prefixed(weights: Mapping[str, Any], expected: Shapes) -> str | None:
+def _prefixed(network: Network, weights: Mapping[str, Any]) -> str | None:
     """Suggest to strip a prefix such as ``rnn.`` when the names fit without it."""
-    wanted = [key for key in expected if "weight" in key]
+    first = r"[0-9]+\.weight" if isinstance(network, MLP) else r"weight_ih_l0"
     for key in weights:
-        prefix = next((key.removesuffix(name) for name in wanted if key.endswith("." + name)), None)
-        if prefix and all(prefix + name in weights for name in wanted):
+        found = re.fullmatch(rf"(.+\.)({first})", key)
+        if found and found[2] not in weights:
+            prefix, name = found.groups()
             begins = f"k.startswith({prefix!r})"
             strip = f"{{k[{len(prefix)}:]: v for k, v in weights.items() if {begins}}}"
-            name = key.removeprefix(prefix)
             return f"weights has {key!r} where {name!r} is expected; strip the prefix {prefix!r} with {strip}"
     return None
 
@@ -223,7 +227,7 @@ def _missing(
 ) -> str:
     shape = expected[missing]
     sentence = f"weights has no {missing!r}, expected with shape {shape} for {shown(network, 120)}"
-    match = nearest(missing, unexpected)
+    match = nearest(missing, unexpected, cutoff=0.75)
     if match:
         return f"{sentence}; did you mean {match!r}, of shape {_shape(weights[match])}?"
     if unexpected:
@@ -232,7 +236,7 @@ def _missing(
 
 
 def _unexpected(network: Network, weights: Mapping[str, Any], key: str, expected: Shapes) -> str:
-    match = nearest(key, [name for name in expected if name not in weights])
+    match = nearest(key, [name for name in expected if name not in weights], cutoff=0.75)
     hint = f"; did you mean {match!r}, of shape {expected[match]}?" if match else ""
     owner = shown(network, 120)
     return f"weights has {key!r} of shape {_shape(weights[key])}, which {owner} does not have{hint}"
@@ -299,7 +303,7 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise ImportError(
+        raise MissingPackage(
             f"{path} cannot be read: the package safetensors is missing; pip install 'fastgrad[safetensors]'"
         ) from None
     arrays: dict[str, Array] = {}
