@@ -203,7 +203,7 @@ def _format(*arrays: Any) -> tuple[str, int, types.Type] | None:
 
 
 @overload(multiply_transposed, jit_options={"error_model": "numpy"})
-def _choose_transposed(P: Any, X: Any, out: Any, accumulate: Any) -> Callable[..., None] | None:
+def _choose_transposed(P: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] | None:
     chosen = _format(P, X, out)
     if chosen is None:
         return None
@@ -211,7 +211,7 @@ def _choose_transposed(P: Any, X: Any, out: Any, accumulate: Any) -> Callable[..
 
 
 @overload(multiply, jit_options={"error_model": "numpy"})
-def _choose(A: Any, X: Any, out: Any, accumulate: Any) -> Callable[..., None] | None:
+def _choose(A: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] | None:
     chosen = _format(A, X, out)
     if chosen is None:
         return None
