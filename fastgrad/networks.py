@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Never, Self
 
-import tomli_w
 from pydantic import Field, PlainValidator, ValidationInfo, model_validator
 
 from fastgrad.activation_names import ACTIVATION_NAMES, ActivationName
@@ -100,6 +99,8 @@ class Network(Description):
             A document with ``kind`` and every argument that is not None; `from_toml` makes an equal network
             of it.
         """
+        import tomli_w  # here, because few need it
+
         return tomli_w.dumps(self._data())
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from typing import Any, NoReturn
 
 from fastgrad.errors import not_allowed
@@ -59,6 +58,8 @@ def parse_toml(text: object, where: str) -> dict[str, Any]:
     ValueError
         When the text is not TOML.
     """
+    import tomllib  # here, because few need it and it takes a tenth of the import of fastgrad.networks
+
     try:
         return tomllib.loads(_as_text(text, where))
     except (ValueError, RecursionError) as error:

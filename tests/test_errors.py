@@ -69,7 +69,7 @@ def test_any_value_is_shown_shortly(value: object, text: str) -> None:
     assert "\n" not in shown(value)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=40, deadline=None)
 @given(
     st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists),
     st.integers(10, 99),
