@@ -164,7 +164,7 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
     >>> fg.growth(fg.measure(net, realizations=1)).limits["float32"]
     Limit(kind='overflow', distance=128.0, extrapolated=True)
     """
-    _check_bounds(threshold, confidence)
+    check_bounds(threshold, confidence)
     unit = _unit(ds)
     position, log_norm = _curves(ds, "gradient_log_norm", unit)
     length = int(position[-1] - position[0])
@@ -194,7 +194,8 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
 # --- reading the Dataset -----------------------------------------------------------------------------------
 
 
-def _check_bounds(threshold: float, confidence: float) -> None:
+def check_bounds(threshold: float, confidence: float) -> None:
+    """Refuse a threshold or confidence that makes no sense, with a ValueError."""
     if not (threshold > 1 and math.isfinite(threshold)):
         raise ValueError(f"threshold={threshold!r} must be a finite factor above 1, such as 10.")
     if not 0 < confidence < 1:

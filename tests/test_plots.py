@@ -190,7 +190,7 @@ def test_limits_out_of_sight_are_said() -> None:
     ds = dataset()
     ds["gradient_log_norm"][:] = ds["gradient_log_max"][:] = 0.0
     ax = plot_limits({"flat": growth(ds)}, ax=fresh_axes())
-    assert [text.get_text() for text in ax.texts] == ["none in sight"] * 4
+    assert [text.get_text() for text in ax.texts] == ["stays within every format"]
     assert not ax.patches
 
 
