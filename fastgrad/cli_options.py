@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from fastgrad.errors import MissingFile, UnreadableFile, unknown
+from fastgrad.errors import MissingFile, MissingPackage, UnreadableFile, unknown
 
 if TYPE_CHECKING:
     from fastgrad.networks import Network
@@ -311,7 +311,7 @@ def _check_installed(module: str, flag: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise ValueError(f"{flag} needs {module}: pip install {extra!r}")
+        raise MissingPackage(f"{flag} needs {module}: pip install {extra!r}")
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastgrad.errors import MissingPackage
 from fastgrad.growth import Growth, factor_text, growth
 from fastgrad.mean_field import mean_field_tanh
 from fastgrad.measure import measure
@@ -105,7 +106,7 @@ def run_demo(
 
     Raises
     ------
-    ImportError
+    MissingPackage
         When scikit-learn, which holds the digits, is not installed.
     """
     images, series = digits(), sunspots(size.steps)
@@ -192,13 +193,13 @@ def digits() -> FloatArray:
 
     Raises
     ------
-    ImportError
+    MissingPackage
         When scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(
+        raise MissingPackage(
             "the demo reads the handwritten digits of scikit-learn, which is not installed: "
             "pip install 'fastgrad[demo]'"
         ) from None
@@ -242,6 +243,7 @@ def _figure(columns: int = 1, size: tuple[float, float] | None = None) -> tuple[
 
 def _draw_width_one(found: Mapping[str, xr.Dataset]) -> Figure:
     figure, (ax,) = _figure()
+    ax.margins(y=0.12)
     for name in _WIDTH_ONE:
         plot_growth(found[name], ax=ax, label=name)
         for layers, factor in factors_from_loss(found[name]).items():

@@ -274,6 +274,12 @@ def _draw_theory(ax: Axes, theory: float | ArrayLike, position: FloatArray) -> N
         label="theory" if first else "_theory",
         gid="theory",
         zorder=2.5,
+        # Where theory and measurement agree, the dots vanish in the median; the circles do not.
+        marker="o",
+        markersize=4,
+        markerfacecolor="white",
+        markeredgewidth=0.9,
+        markevery=max(1, position.size // 12),
     )
 
 
