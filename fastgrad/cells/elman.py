@@ -22,6 +22,6 @@ def elman_cell(activation: str) -> Cell:
     @formula
     def elman_backward(gradient, local):
         dh = gradient[0]
-        return (dh * local[0],), (type(dh)(0),)
+        return (dh * local[0],), (type(dh)(0),), (dh,)
 
     return Cell("elman_" + activation, elman_forward, elman_backward, 1, 1, 1, (0,), (0,))

@@ -31,10 +31,10 @@ def gru_forward(pre, state):
 
 @formula
 def gru_backward(gradient, local):
-    """(dh',) -> (d pre_r, d pre_z, d pre_nh, d pre_nx), (dh directly,)."""
+    """(dh',) -> (d pre_r, d pre_z, d pre_nh, d pre_nx), (dh directly,), (dh',)."""
     dh = gradient[0]
     dn = dh * local[1]
-    return (dn * local[2], dh * local[0], dn * local[3], dn), (dh * local[4],)
+    return (dn * local[2], dh * local[0], dn * local[3], dn), (dh * local[4],), (dh,)
 
 
 GRU_CELL = Cell("gru", gru_forward, gru_backward, 1, 4, 5, (0, 1, 2), (0, 1, 3))

@@ -34,10 +34,11 @@ def lstm_forward(pre, state):
 
 @formula
 def lstm_backward(gradient, local):
-    """(dh', dc') -> (d pre_i, d pre_f, d pre_g, d pre_o), (dh directly, dc)."""
+    """(dh', dc') -> (d pre_i, d pre_f, d pre_g, d pre_o), (dh directly, dc), (dh', all of dc')."""
     dh, dc = gradient
     dc = dc + dh * local[0]
-    return (dc * local[2], dc * local[3], dc * local[4], dh * local[1]), (type(dh)(0), dc * local[5])
+    d_pre = (dc * local[2], dc * local[3], dc * local[4], dh * local[1])
+    return d_pre, (type(dh)(0), dc * local[5]), (dh, dc)
 
 
 LSTM_CELL = Cell("lstm", lstm_forward, lstm_backward, 2, 4, 6, (0, 1, 2, 3), (0, 1, 2, 3))

@@ -6,7 +6,7 @@ address of four numbers:
     word 0   which four numbers of the tensor
     word 1   layer (or stacked layer) the tensor belongs to
     word 2   realization, low 32 bits
-    word 3   role of the tensor (``Role``, 8 bits) | gate or probe (8 bits) | realization, high 16 bits
+    word 3   role of the tensor (`Roles`, 8 bits) | gate or probe (8 bits) | realization, high 16 bits
 
 so two tensors can never share a stream, and any number can be drawn again alone, in any order, by anybody.
 
@@ -19,6 +19,8 @@ run of one seed see the same network up to rounding. Random bits are the same on
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -38,18 +40,21 @@ MAX_REALIZATIONS = 2**48
 MAX_PANEL_COUNTERS = 2**32
 
 
-class Role:
+class Roles(NamedTuple):
     """What a tensor is for. Part of the address: values must never change within a stream version."""
 
-    WEIGHT = 1
-    BIAS = 2
-    INPUT = 3
-    PROBE = 4
-    INPUT_WEIGHT = 5
-    INPUT_BIAS = 6
-    PREACTIVATION = 7
-    BACKWARD_NOISE = 8
-    BLUR = 9
+    WEIGHT: int = 1
+    BIAS: int = 2
+    INPUT: int = 3
+    PROBE: int = 4
+    INPUT_WEIGHT: int = 5
+    INPUT_BIAS: int = 6
+    PREACTIVATION: int = 7
+    BACKWARD_NOISE: int = 8
+    BLUR: int = 9
+
+
+Role = Roles()
 
 
 # --- bits ----------------------------------------------------------------------------------------------------------------------

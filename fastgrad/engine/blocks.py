@@ -1,0 +1,158 @@
+"""Run the realizations of a task in blocks, on threads or on any executor, and put the results in their places.
+
+A block is (task, first realization, count), and ``run_block`` a pure function of it: every realization is computed from its own address, so who
+runs a block, when, and beside which others changes no byte.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgrad.engine import mlp_problem, recurrent_problem
+from fastgrad.engine.task import BlockResult, Task
+from fastgrad.networks import MLP, Recurrent
+
+BLOCK_SECONDS = 0.1  # long enough that handing it over costs nothing, short enough for Ctrl-C and a progress bar
+
+
+class Engine(NamedTuple):
+    """What the driver asks of a method.
+
+    run : (task, first, count) -> BlockResult.  workspace_bytes, work : task -> bytes per worker, nanoseconds per realization.
+    """
+
+    run: Callable[[Task, int, int], BlockResult]
+    workspace_bytes: Callable[[Task], int]
+    work: Callable[[Task], float]
+
+
+def engine_of(task: Task) -> Engine:
+    """The engine that runs a task."""
+    if isinstance(task.network, Recurrent):
+        return Engine(recurrent_problem.run_recurrent, recurrent_problem.workspace_bytes, recurrent_problem.work)
+    return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work)
+
+
+def run_block(task: Task, first: int, count: int) -> BlockResult:
+    """Run realizations first … first + count - 1 of a task."""
+    return engine_of(task).run(task, first, count)
+
+
+def default_threads() -> int:
+    """Cores this process may use, or ``FASTGRAD_NUM_THREADS``."""
+    chosen = os.environ.get("FASTGRAD_NUM_THREADS", "")
+    if chosen.isdigit() and int(chosen) > 0:
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def block_size(task: Task, realizations: int, workers: int) -> int:
+    """Realizations in a block: about BLOCK_SECONDS of work, but enough blocks for every worker."""
+    by_time = BLOCK_SECONDS / (engine_of(task).work(task) * 1e-9)
+    return max(1, min(math.ceil(realizations / workers), int(min(by_time, 1e9)), 100_000))
+
+
+def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    """Shape of each variable of one realization."""
+    kept = task.positions.size
+    if isinstance(task.network, MLP):
+        return {name: (kept,) for name in task.variables}
+    assert isinstance(task.network, Recurrent)
+    stacked = (task.network.layers,) if task.network.layers > 1 else ()
+    totals = recurrent_problem.TOTAL_VARIABLES
+    return {name: stacked if name in totals else (*stacked, kept) for name in task.variables}
+
+
+def result_bytes(task: Task, realizations: int) -> int:
+    """Memory of the results."""
+    return realizations * (8 + sum(8 * math.prod(shape) for shape in result_shapes(task).values()))
+
+
+def run_task(
+    task: Task,
+    realizations: int,
+    *,
+    threads: int | None = None,
+    executor: Executor | None = None,
+    count: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Run all realizations of a task.
+
+    Parameters
+    ----------
+    task
+        What to run.
+    realizations
+        How many.
+    threads
+        Worker threads; None: `default_threads`. Ignored with an executor.
+    executor
+        Any ``concurrent.futures.Executor``: threads, spawned processes, loky, Dask's, MPI's.
+    count
+        Realizations in a block; None: about a tenth of a second of work.
+    advance
+        Called with the number of realizations that have just been finished.
+
+    Returns
+    -------
+    (dict of arrays, array)
+        Variable name -> float64 array, realizations first, nats; and where each realization left the number range, or -1.
+    """
+    arrays = {name: np.empty((realizations, *shape)) for name, shape in result_shapes(task).items()}
+    left = np.empty(realizations, dtype=np.int64)
+    workers = threads or default_threads()
+    size = count or block_size(task, realizations, workers)
+
+    def keep(first: int, result: BlockResult) -> None:
+        n = result.left.size
+        for name, array in result.arrays.items():
+            arrays[name][first : first + n] = array
+        left[first : first + n] = result.left
+        if advance is not None:
+            advance(n)
+
+    blocks = ((first, min(size, realizations - first)) for first in range(0, realizations, size))
+    if executor is None and (workers == 1 or size >= realizations):
+        for first, n in blocks:
+            keep(first, run_block(task, first, n))
+    elif executor is None:
+        with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:
+            _submit_all(pool, task, blocks, 2 * workers, keep)
+    else:
+        _submit_all(executor, task, blocks, 4 * max(workers, default_threads()), keep)
+    return arrays, left
+
+
+def _submit_all(
+    executor: Executor,
+    task: Task,
+    blocks: Iterator[tuple[int, int]],
+    in_flight: int,
+    keep: Callable[[int, BlockResult], None],
+) -> None:
+    """Submit blocks, a bounded number at a time so that Ctrl-C and errors leave little behind, and keep what comes back."""
+    pending: dict[Future[Any], int] = {}
+    try:
+        while True:
+            for first, n in blocks:
+                pending[executor.submit(run_block, task, first, n)] = first
+                if len(pending) >= in_flight:
+                    break
+            if not pending:
+                return
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                keep(pending.pop(future), future.result())
+    finally:
+        for future in pending:
+            future.cancel()

@@ -1,0 +1,93 @@
+"""From a Python loop to a compiled, cached kernel that cannot be stale.
+
+Numba keys its cache on the file that defines the compiled function alone: with formulas and loops in separate files, an edit (or an
+upgrade) of a formula would leave the old machine code in use. Kernels therefore live in a folder named after a hash of every source that can be
+inlined into them, of the C extension, and of Numba's version: another source, another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import platformdirs
+
+from fastgrad.engine.native import native_fingerprint
+from fastgrad.jit import KERNEL_OPTIONS
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_INLINED = ("elementary.py", "activations.py", "jit.py", "cells/*.py", "engine/*.py")
+_KEEP_DAYS = 30
+_lock = threading.RLock()
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Hash of everything that compiled kernels depend on."""
+    digest = hashlib.sha256()
+    for pattern in _INLINED:
+        for path in sorted(_PACKAGE.glob(pattern)):
+            digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    digest.update(f"{native_fingerprint()} {numba.__version__} {llvmlite.__version__}".encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_root() -> Path:
+    """Folder of all kernel caches: ``NUMBA_CACHE_DIR`` if set, else the user's cache folder."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR", "")
+    return Path(chosen) / "fastgrad" if chosen else Path(platformdirs.user_cache_dir("fastgrad"))
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path | None:
+    """Folder of this version's kernels, made if need be; None where it cannot be written (kernels are then compiled anew each time)."""
+    folder = cache_root() / f"kernels-{fingerprint()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mark = folder / "used"
+        mark.touch()  # also proves that the folder can be written
+        _prune(folder)
+    except OSError as error:
+        warnings.warn(
+            f"compiled kernels cannot be kept in {folder} ({error.strerror or error}): they are compiled again in every process; "
+            "set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return folder
+
+
+def _prune(current: Path) -> None:
+    """Remove kernel folders of other versions that nobody has used for a month."""
+    for folder in current.parent.glob("kernels-*"):
+        mark = folder / "used"
+        try:
+            if folder != current and time.time() - mark.stat().st_mtime > _KEEP_DAYS * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop with the project's options, from this version's cache where possible; compilation happens at the first call."""
+    with _lock:
+        folder = cache_folder()
+        if folder is None:
+            return numba.njit(**KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder)  # read by Numba when it decorates, not later
+        try:
+            return numba.njit(cache=True, **KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
+        finally:
+            numba.config.CACHE_DIR = before

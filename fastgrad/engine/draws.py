@@ -1,0 +1,101 @@
+"""Weights, biases, inputs and probes of one realization, drawn from their addresses (``random.py``)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastgrad.engine.norms import inner, sum_of_squares
+from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
+from fastgrad.jit import reduction
+
+NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
+KINDS = {"normal": NORMAL, "uniform": UNIFORM, "constant": CONSTANT, "orthogonal": ORTHOGONAL}
+SLACK = 4  # numbers that a buffer must hold beyond its tensor
+
+
+@register_jitable(error_model="numpy")
+def fill_panel(out, n, kind, scale, base, where, key):
+    """out[:n] from a law with independent entries; out holds up to 3 numbers more."""
+    if kind == NORMAL:
+        fill_normal(out, n, scale, base, where, key)
+    elif kind == UNIFORM:
+        fill_uniform(out, n, scale, base, where, key)
+    else:
+        for j in range(n):
+            out[j] = scale
+
+
+@register_jitable(error_model="numpy")
+def fill_vector(out, n, kind, scale, where, key):
+    """A vector: one panel."""
+    fill_panel(out, n, kind, scale, 0, where, key)
+
+
+@register_jitable(error_model="numpy")
+def fill_matrix(out, rows, columns, kind, scale, where, key):
+    """A row-major matrix in out[: rows * columns], ``SLACK`` numbers of room behind it.
+
+    Drawn panel by panel, each the next run of whole rows.
+    """
+    if kind == ORTHOGONAL:
+        fill_orthogonal(out, rows, columns, scale, where, key)
+        return
+    height = panel_rows(columns)
+    counters = panel_counters(height * columns)
+    for panel in range((rows + height - 1) // height):
+        first = panel * height
+        n = min(height, rows - first) * columns
+        fill_panel(out[first * columns :], n, kind, scale, panel * counters, where, key)
+
+
+@reduction
+def _subtract(x, y, factor):
+    for j in range(x.size):
+        x[j] -= factor * y[j]
+
+
+@register_jitable(error_model="numpy")
+def fill_orthogonal(out, rows, columns, scale, where, key):
+    """scale times a Haar-distributed matrix with orthonormal rows (rows <= columns) or columns.
+
+    Householder reflections of independent normal vectors of lengths p, p - 1, … (Stewart 1980, "The efficient generation of random orthogonal
+    matrices", SIAM J. Numer. Anal. 17), applied to the identity.
+    """
+    p = max(rows, columns)
+    k = min(rows, columns)
+    q = np.zeros((k, p), dtype=out.dtype)  # orthonormal rows
+    u = np.empty(p + SLACK, dtype=out.dtype)
+    one = type(scale)(1)
+    counters = panel_counters(p)
+    for j in range(k - 1, -1, -1):
+        n = p - j
+        fill_normal(u, n, one, j * counters, where, key)
+        squares = sum_of_squares(u[:n])
+        length = math.sqrt(squares)
+        sign = 1.0 if u[0] >= 0.0 else -1.0
+        # The reflection of u[:n] + sign |u| e_0 sends e_0 to -sign u/|u|; the sign in front makes it u/|u|, uniform on the sphere.
+        q[j, j] = -sign
+        u[0] = u[0] + type(scale)(sign * length)
+        norm = sum_of_squares(u[:n])
+        for row in range(j, k):
+            _subtract(q[row, j:], u[:n], type(scale)(2.0 * inner(q[row, j:], u[:n]) / norm))
+    for i in range(rows):
+        for j in range(columns):
+            out[i * columns + j] = scale * (q[i, j] if rows <= columns else q[j, i])
+
+
+@register_jitable(error_model="numpy")
+def fill_probe(v, n, unit, where, key):
+    """The direction v[:n] of the loss <v, x>: uniform on the unit sphere, or ones."""
+    if not unit:
+        for j in range(n):
+            v[j] = 1
+        return
+    one = v.dtype.type(1)
+    fill_normal(v, n, one, 0, where, key)
+    factor = v.dtype.type(1.0 / math.sqrt(sum_of_squares(v[:n])))
+    for j in range(n):
+        v[j] = v[j] * factor

@@ -1,0 +1,118 @@
+"""Norms, powers of two and logarithms: how a vector is kept inside the number range while its true size is not.
+
+A quantity is (vector, exponent): the true vector is ``vector * 2**exponent``. Scaling by a power of two changes no digit, so the pair carries
+exactly what an unlimited number range would, as long as the entries that matter stay within the range of the vector's own format.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastgrad.jit import formula, reduction
+
+LN2 = 0.6931471805599453
+WINDOW = 2.0**20  # vectors are rescaled when their largest entry leaves [1/WINDOW, WINDOW]
+
+
+@reduction
+def sum_of_squares(x):
+    """Sum of the squares of a contiguous vector, in float64 for either precision."""
+    total = 0.0
+    for j in range(x.size):
+        value = np.float64(x[j])
+        total += value * value
+    return total
+
+
+@reduction
+def inner(x, y):
+    """Inner product of two contiguous vectors, in float64."""
+    total = 0.0
+    for j in range(x.size):
+        total += np.float64(x[j]) * np.float64(y[j])
+    return total
+
+
+@reduction
+def largest(x):
+    """Largest absolute value of a contiguous vector; NaN entries are passed over."""
+    top = x.dtype.type(0)
+    for j in range(x.size):
+        size = abs(x[j])
+        top = size if size > top else top
+    return top
+
+
+@formula
+def power_of_two(exponent):
+    """2.0**exponent as float64; 0 far below the range, infinity far above it."""
+    return math.ldexp(1.0, max(-1100, min(1100, exponent)))
+
+
+@formula
+def multiply_by(x, factor):
+    """x *= factor for a contiguous vector."""
+    for j in range(x.size):
+        x[j] = x[j] * factor
+
+
+@register_jitable(error_model="numpy")
+def shift_exponent(x, exponent):
+    """x *= 2**exponent for a contiguous vector, in steps whose factors the vector's own format can hold."""
+    while exponent != 0:
+        step = max(-120, min(120, exponent))
+        multiply_by(x, x.dtype.type(power_of_two(step)))
+        exponent = 0 if exponent < -2400 else exponent - step  # all of x is 0 by then
+
+
+@formula
+def excess(top):
+    """Exponent to take out of a vector whose largest entry is ``top``: 0 inside the window, or for 0 and non-finite."""
+    inside = (top <= WINDOW and top >= 1.0 / WINDOW) or top == 0.0 or not math.isfinite(top)
+    return 0 if inside else math.frexp(top)[1]
+
+
+@formula
+def log_norm(squares, exponent):
+    """ln of (sqrt(squares) * 2**exponent): -inf for an exact zero, NaN for NaN."""
+    if squares == 0.0:
+        return -math.inf
+    return 0.5 * math.log(squares) + exponent * LN2
+
+
+@formula
+def log_size(top, exponent):
+    """ln of (top * 2**exponent)."""
+    if top == 0.0:
+        return -math.inf
+    return math.log(np.float64(top)) + exponent * LN2
+
+
+@formula
+def outer_squares(d, x):
+    """Squared Frobenius norm of sum_b d_b x_b^T for rows d (B, m), x (B, n): Gram matrices, no m x n product."""
+    batch = d.shape[0]
+    if batch == 1:
+        return sum_of_squares(d[0]) * sum_of_squares(x[0])
+    total = 0.0
+    for a in range(batch):
+        total += inner(d[a], d[a]) * inner(x[a], x[a])
+        for b in range(a):
+            total += 2.0 * inner(d[a], d[b]) * inner(x[a], x[b])
+    return max(total, 0.0)
+
+
+@formula
+def sum_of_rows_squares(d):
+    """Squared norm of the sum of the rows of d (B, m)."""
+    if d.shape[0] == 1:
+        return sum_of_squares(d[0])
+    total = 0.0
+    for a in range(d.shape[0]):
+        total += inner(d[a], d[a])
+        for b in range(a):
+            total += 2.0 * inner(d[a], d[b])
+    return max(total, 0.0)

@@ -1,0 +1,154 @@
+"""Norms of the derivatives by recurrent weights and biases: each step's contribution, and the sum over steps.
+
+Letters: T steps, B sequences, H units, G gates, P rows of pre-activations, N input features, M = G H.
+
+    dl/dW_hh = sum_t d_pre_t^T h_{t-1}     dl/dW_ih = sum_t d_pre_t^T x_t     dl/db = sum_t sum_b d_pre_t
+
+Steps differ by thousands of binary orders, so d_pre_t, h_t and x_t come with exponents; a sum over steps is formed at the exponent of its
+largest summand.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastgrad.engine.native import multiply_transposed
+from fastgrad.engine.norms import log_norm, outer_squares, shift_exponent, sum_of_rows_squares, sum_of_squares
+from fastgrad.engine.recurrent_weights import transpose
+
+STEP_VARIABLES = (
+    "gradient_log_norm",
+    "gradient_log_max",
+    "cell_gradient_log_norm",
+    "activation_log_norm",
+    "weight_gradient_log_norm",
+    "input_weight_gradient_log_norm",
+    "bias_gradient_log_norm",
+    "input_bias_gradient_log_norm",
+)
+GRADIENT, GRADIENT_MAX, CELL_GRADIENT, ACTIVATION, WEIGHT, INPUT_WEIGHT, BIAS, INPUT_BIAS = range(8)
+TOTAL_VARIABLES = (
+    "weight_gradient_total_log_norm",
+    "input_weight_gradient_total_log_norm",
+    "bias_gradient_total_log_norm",
+    "input_bias_gradient_total_log_norm",
+)
+WEIGHT_TOTAL, INPUT_WEIGHT_TOTAL, BIAS_TOTAL, INPUT_BIAS_TOTAL = range(4)
+
+NOTHING = -(2**62)  # exponent of a vector that is exactly zero
+NEGLIGIBLE = 110  # binary orders below the largest summand at which a step changes no digit of a float64 sum, however many steps there are
+SUM_CHUNK = 64  # steps summed by one product
+
+
+@register_jitable
+def put(out, block, variable, realization, layer, step, value):
+    """Keep one number, if it is wanted."""
+    row = block.columns[variable]
+    column = block.slots[step]
+    if row >= 0 and column >= 0:
+        out[row, realization, layer, column] = value
+
+
+@register_jitable
+def _wants(block, variable, step):
+    return block.columns[variable] >= 0 and block.slots[step] >= 0
+
+
+@register_jitable(error_model="numpy")
+def input_gradients(d_pre, input_rows, width, out):
+    """The rows of d_pre (n, P H) that belong to W_ih, in its order, in out (n, G H)."""
+    for gate in range(len(input_rows)):
+        row = input_rows[gate]
+        out[:, gate * width : (gate + 1) * width] = d_pre[:, row * width : (row + 1) * width]
+
+
+@register_jitable(error_model="numpy")
+def record_step(out, block, input_rows, k, layer, t, d_pre, hidden, x, exponent, hidden_exponent, x_exponent, scratch):
+    """What step t contributes: d_pre (B, P H), hidden = h_{t-1} (B, H), x = x_t (B, N); scratch (B, G H) twice."""
+    width = hidden.shape[1]
+    rows = scratch[0]
+    if _wants(block, WEIGHT, t) or _wants(block, BIAS, t):
+        rows[:] = d_pre[:, : rows.shape[1]]
+        put(out, block, WEIGHT, k, layer, t, log_norm(outer_squares(rows, hidden), exponent + hidden_exponent))
+        put(out, block, BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
+    if _wants(block, INPUT_WEIGHT, t) or _wants(block, INPUT_BIAS, t):
+        input_gradients(d_pre, input_rows, width, rows)
+        put(out, block, INPUT_WEIGHT, k, layer, t, log_norm(outer_squares(rows, x), exponent + x_exponent))
+        put(out, block, INPUT_BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
+
+
+@register_jitable(error_model="numpy")
+def _largest_exponent(d_exponents, factor_exponents):
+    top = NOTHING
+    for t in range(d_exponents.size):
+        if d_exponents[t] != NOTHING:
+            top = max(top, d_exponents[t] + factor_exponents[t])
+    return top
+
+
+@register_jitable(error_model="numpy")
+def _scaled_chunk(d_pre, d_exponents, factor_exponents, start, top, for_input, input_rows, width, rows):
+    """Steps start … of d_pre at exponent ``top`` into rows (SUM_CHUNK, B, G H); returns how many, 0 if none of them matters."""
+    steps = min(SUM_CHUNK, d_pre.shape[0] - start)
+    matter = False
+    for s in range(steps):
+        t = start + s
+        flat = rows[s].reshape(rows[s].size)
+        distance = d_exponents[t] + factor_exponents[t] - top
+        if d_exponents[t] == NOTHING or distance < -NEGLIGIBLE:
+            flat[:] = 0
+            continue
+        matter = True
+        if for_input:
+            input_gradients(d_pre[t], input_rows, width, rows[s])
+        else:
+            rows[s] = d_pre[t][:, : rows.shape[2]]
+        shift_exponent(flat, distance)
+    return steps if matter else 0
+
+
+@register_jitable(error_model="numpy")
+def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, traced):
+    """ln of the norm of sum_t d_pre_t^T x_t; x (T, B, N). The matrix goes to ``traced`` (G H, N) unless that is empty."""
+    batch = d_pre.shape[1]
+    columns = x.shape[2]
+    m = rows.shape[2]
+    top = _largest_exponent(d_exponents, x_exponents)
+    if top == NOTHING:
+        return -math.inf
+    product = np.zeros((columns, m), dtype=d_pre.dtype)
+    for start in range(0, d_pre.shape[0], SUM_CHUNK):
+        steps = _scaled_chunk(d_pre, d_exponents, x_exponents, start, top, for_input, input_rows, width, rows)
+        if steps > 0:
+            n = steps * batch
+            source = x[start : start + steps].reshape((n, columns))
+            multiply_transposed(rows[:steps].reshape((n, m)), source.T, product, True)
+    if traced.size > 0:
+        transpose(product, traced)
+        shift_exponent(traced.reshape(traced.size), top)
+    return log_norm(sum_of_squares(product.reshape(product.size)), top)
+
+
+@register_jitable(error_model="numpy")
+def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, traced):
+    """ln of the norm of sum_t sum_b d_pre_t, formed in float64; the vector goes to ``traced`` (G H,) unless that is empty."""
+    zeros = np.zeros(d_exponents.size, dtype=np.int64)
+    m = rows.shape[2]
+    top = _largest_exponent(d_exponents, zeros)
+    if top == NOTHING:
+        return -math.inf
+    total = np.zeros(m, dtype=np.float64)
+    for start in range(0, d_pre.shape[0], SUM_CHUNK):
+        steps = _scaled_chunk(d_pre, d_exponents, zeros, start, top, for_input, input_rows, width, rows)
+        for s in range(steps):
+            for b in range(d_pre.shape[1]):
+                row = rows[s, b]
+                for j in range(m):
+                    total[j] += row[j]
+    if traced.size > 0:
+        traced[:] = total
+        shift_exponent(traced, top)
+    return log_norm(sum_of_squares(total), top)

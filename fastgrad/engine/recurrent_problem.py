@@ -1,0 +1,202 @@
+"""From a recurrent network's description to the arrays that its kernel takes, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM
+from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
+from fastgrad.engine.recurrent_weights import Weights
+from fastgrad.engine.task import BlockResult, Task
+from fastgrad.engine.unrolled import CHUNK, Block, Trace, cell_of, unrolled_kernel
+from fastgrad.networks import LSTM, RNN, Recurrent
+from fastgrad.weight_files import FittedRecurrent
+from fastgrad.weights import draw
+
+__all__ = ["run_recurrent", "trace_recurrent", "variables", "work", "workspace_bytes"]
+
+
+def variables(network: Recurrent) -> tuple[str, ...]:
+    """The variables of this kind of network."""
+    steps = STEP_VARIABLES if network.kind == "lstm" else tuple(n for n in STEP_VARIABLES if not n.startswith("cell"))
+    return steps + TOTAL_VARIABLES
+
+
+def _bias_law(network: Recurrent) -> tuple[int, float, bool]:
+    """(kind, scale, whether b_hh is drawn too); scale 0 for none."""
+    if network.bias_std is not None:
+        return NORMAL, network.bias_std, False
+    if network.weights == "pytorch_default":
+        return UNIFORM, 1.0 / network.width**0.5, True
+    return NORMAL, 0.0, False
+
+
+def _weights(task: Task) -> Weights:
+    network = task.network
+    assert isinstance(network, Recurrent)
+    gates, width, stacked = network.gates, network.width, network.layers
+    shape = (stacked, gates * width, width)
+    recurrent = np.zeros(shape, dtype=task.number)
+    input_first = np.zeros((gates * width, network.input_width), dtype=task.number)
+    input_rest = np.zeros((stacked - 1, *shape[1:]), dtype=task.number)
+    biases = np.zeros((stacked, gates * width), dtype=task.number)
+    input_biases = np.zeros_like(biases)
+    if task.weights is not None:
+        assert isinstance(task.weights, FittedRecurrent)
+        recurrent[:] = np.stack(task.weights.weight_hh)
+        input_first[:] = task.weights.weight_ih[0]
+        for layer in range(1, stacked):
+            input_rest[layer - 1] = task.weights.weight_ih[layer]
+        biases[:] = np.stack(task.weights.bias_hh)
+        input_biases[:] = np.stack(task.weights.bias_ih)
+    law = draw(network.weights, width, width)
+    # nn.RNN, nn.LSTM and nn.GRU draw everything from U(+-1/sqrt(width)), whatever the fan_in.
+    default = network.input_weights == "pytorch_default"
+    input_laws = [draw(network.input_weights, width if default else n, width) for n in network.input_widths]
+    bias_kind, bias_scale, both = _bias_law(network)
+    forget = network.forget_bias if isinstance(network, LSTM) else None
+    return Weights(
+        given=task.weights is not None,
+        recurrent_kind=KINDS[law.kind],
+        recurrent_scale=law.scale,
+        input_kind=KINDS[input_laws[0].kind],
+        input_scales=np.array([each.scale for each in input_laws]),
+        bias_kind=bias_kind,
+        bias_scale=bias_scale,
+        both_biases=both,
+        forget_bias=np.nan if forget is None else float(forget),
+        recurrent=recurrent,
+        input_first=input_first,
+        input_rest=input_rest,
+        biases=biases,
+        input_biases=input_biases,
+    )
+
+
+def _block(task: Task, first: int, count: int) -> Block:
+    network = task.network
+    assert isinstance(network, Recurrent)
+    if task.inputs is None:
+        inputs = np.empty((network.steps, 1, network.input_width), dtype=task.number)
+    else:
+        inputs = np.ascontiguousarray(task.inputs, dtype=task.number)
+        inputs = inputs if inputs.flags.writeable else inputs.copy()  # a read-only array is another type to Numba
+    return Block(
+        first=first,
+        count=count,
+        key=task.key_words,
+        inputs=inputs,
+        given_inputs=task.inputs is not None,
+        unit_probe=task.unit_probe,
+        slots=task.slots(network.steps + 1),
+        columns=task.columns(STEP_VARIABLES),
+        total_columns=task.columns(TOTAL_VARIABLES),
+    )
+
+
+def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> BlockResult:
+    network = task.network
+    assert isinstance(network, Recurrent)
+    step_names = [name for name in task.variables if name in STEP_VARIABLES]
+    total_names = [name for name in task.variables if name in TOTAL_VARIABLES]
+    out = np.full((len(step_names), count, network.layers, task.positions.size), np.nan)
+    totals = np.full((len(total_names), count, network.layers), np.nan)
+    left = np.empty(count, dtype=np.int64)
+    run = unrolled_kernel(network.kind, network.activation if isinstance(network, RNN) else None)
+    run(task.number(1), weights, _block(task, first, count), out, totals, left, trace)
+    arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
+    if network.layers == 1:
+        arrays = {name: array[:, 0] for name, array in arrays.items()}
+    return BlockResult(arrays, left)
+
+
+def _no_trace(stacked: int) -> Trace:
+    return Trace(
+        states=np.empty((stacked, 0, 0, 0, 0)),
+        gradients=np.empty((stacked, 0, 0, 0, 0)),
+        recurrent=np.empty((stacked, 0, 0)),
+        input_first=np.empty((0, 0)),
+        input_rest=np.empty((stacked, 0, 0)),
+        biases=np.empty((stacked, 0)),
+        input_biases=np.empty((stacked, 0)),
+    )
+
+
+def run_recurrent(task: Task, first: int, count: int) -> BlockResult:
+    """Run realizations first … first + count - 1."""
+    assert isinstance(task.network, Recurrent)
+    return _run(task, _weights(task), first, count, _no_trace(task.network.layers))
+
+
+def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
+    """The arrays of one realization (`fastgrad.engine.trace.trace`)."""
+    network = task.network
+    assert isinstance(network, Recurrent)
+    weights = _weights(task)
+    batch = 1 if task.inputs is None else task.inputs.shape[1]
+    n_states = cell_of(network.kind, "tanh").n_states
+    states = np.full((network.layers, n_states, network.steps + 1, batch, network.width), np.nan)
+    trace = Trace(
+        states=states,
+        gradients=np.full_like(states, np.nan),
+        recurrent=np.zeros(weights.recurrent.shape),
+        input_first=np.zeros(weights.input_first.shape),
+        input_rest=np.zeros((network.layers, *weights.recurrent.shape[1:])),
+        biases=np.zeros(weights.biases.shape),
+        input_biases=np.zeros(weights.biases.shape),
+    )
+    _run(task, weights, realization, 1, trace)
+
+    def named(recurrent: Any, input_first: Any, input_rest: Any, biases: Any, input_biases: Any) -> dict[str, Any]:
+        arrays = {}
+        for layer in range(network.layers):
+            below = input_first if layer == 0 else input_rest[layer - 1]
+            arrays[f"weight_ih_l{layer}"] = np.array(below, dtype=np.float64)
+            arrays[f"weight_hh_l{layer}"] = np.array(recurrent[layer], dtype=np.float64)
+            arrays[f"bias_ih_l{layer}"] = np.array(input_biases[layer], dtype=np.float64)
+            arrays[f"bias_hh_l{layer}"] = np.array(biases[layer], dtype=np.float64)
+        return arrays
+
+    result: dict[str, Any] = {
+        "h": trace.states[:, 0],
+        "gradient_h": trace.gradients[:, 0],
+        "state_dict": named(
+            weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases
+        ),
+        "gradient": named(trace.recurrent, trace.input_first, trace.input_rest, trace.biases, trace.input_biases),
+        "v": trace.gradients[-1, 0, -1],
+    }
+    if n_states == 2:
+        result |= {"c": trace.states[:, 1], "gradient_c": trace.gradients[:, 1]}
+    return result
+
+
+def workspace_bytes(task: Task) -> int:
+    """What one worker needs besides its results."""
+    network = task.network
+    assert isinstance(network, Recurrent)
+    cell = cell_of(network.kind, "tanh")
+    batch = 1 if task.inputs is None else task.inputs.shape[1]
+    units = batch * network.width
+    steps, stacked, rows = network.steps, network.layers, network.gates * network.width
+    weights = 2 * rows * (network.input_width + network.width) + (2 * stacked) * rows * network.width
+    per_step = stacked * (cell.n_states + cell.n_local) * units + cell.n_pre * units + 2 * units
+    inputs = (2 if task.inputs is None else 1) * steps * batch * network.input_width
+    chunks = CHUNK * cell.n_pre * units + SUM_CHUNK * batch * rows
+    products = rows * max(network.width, network.input_width)
+    numbers = weights + steps * per_step + inputs + chunks + products + 20 * rows
+    return numbers * np.dtype(task.number).itemsize + 8 * steps * (stacked + 6)
+
+
+def work(task: Task) -> float:
+    """Rough nanoseconds for one realization on one core: only used to choose how many make a block."""
+    network = task.network
+    assert isinstance(network, Recurrent)
+    batch = 1 if task.inputs is None else task.inputs.shape[1]
+    rows = network.gates * network.width
+    columns = network.input_width + (2 * network.layers - 1) * network.width
+    per_step = batch * rows * (0.3 * columns + 20.0 * network.layers)
+    draws = 0.0 if task.weights is not None else 4.0 * rows * columns
+    return network.steps * per_step + draws

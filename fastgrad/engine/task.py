@@ -1,0 +1,94 @@
+"""What a study of one network is, as plain data: it travels to threads, processes and machines, and any part of it can be run alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgrad.networks import Network
+from fastgrad.weight_files import Fitted
+
+DTYPES = {"float32": np.float32, "float64": np.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Everything that the realizations of one measurement share.
+
+    Attributes
+    ----------
+    network
+        The description.
+    method
+        Which engine: ``"dense"`` or ``"conditional"``.
+    dtype
+        ``"float32"`` or ``"float64"``.
+    key
+        Two uint32 words, the key of the random numbers.
+    unit_probe
+        The loss is <v, x_L> with v uniform on the unit sphere; else v is ones.
+    variables
+        Names of the variables wanted.
+    positions
+        Kept layers or steps, increasing, both ends included.
+    inputs
+        (B, n_0) or (T, B, N), or None to draw standard normals.
+    weights
+        Given weights, or None to draw them.
+    probes
+        Backward passes through the same network, each with its own v.
+    keep
+        Hold between the passes what would otherwise be drawn twice (weights, or pre-activations).
+    """
+
+    network: Network
+    method: str
+    dtype: str
+    key: tuple[int, int]
+    unit_probe: bool
+    variables: tuple[str, ...]
+    positions: NDArray[np.int64]
+    inputs: NDArray[Any] | None = None
+    weights: Fitted | None = None
+    probes: int = 1
+    keep: bool = True
+
+    @property
+    def number(self) -> Any:
+        """The NumPy type of the run."""
+        return DTYPES[self.dtype]
+
+    @property
+    def key_words(self) -> tuple[Any, Any]:
+        """The key as the kernels take it."""
+        return np.uint32(self.key[0]), np.uint32(self.key[1])
+
+    def slots(self, length: int) -> NDArray[np.int64]:
+        """Output column of each of ``length`` positions, -1 where it is not kept."""
+        slots = np.full(length, -1, dtype=np.int64)
+        slots[self.positions] = np.arange(self.positions.size)
+        return slots
+
+    def columns(self, names: tuple[str, ...]) -> NDArray[np.int64]:
+        """Output row of each name, -1 where it is not wanted."""
+        wanted = [name for name in self.variables if name in names]
+        return np.array([wanted.index(name) if name in wanted else -1 for name in names], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockResult:
+    """What a block of realizations gave.
+
+    Attributes
+    ----------
+    arrays
+        Variable name -> float64 array, realizations first, nats.
+    left
+        (count,) int64: -1, or the first layer or step at which the forward pass left the number range.
+    """
+
+    arrays: dict[str, NDArray[np.float64]]
+    left: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
