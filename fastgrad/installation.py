@@ -21,6 +21,7 @@ def installation() -> dict[str, str | int]:
         (the default), ``cpu`` and ``cache_folder`` (of compiled kernels).
     """
     from fastgrad import __version__
+    from fastgrad.engine.blocks import default_threads
     from fastgrad.engine.compile import cache_root
     from fastgrad.engine.native import HAVE_C
 
@@ -29,7 +30,7 @@ def installation() -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "c_extension": "in use" if HAVE_C else _why_no_c(),
-        "threads": _threads(),
+        "threads": default_threads(),
         "cpu": platform.processor() or platform.machine(),
         "cache_folder": str(cache_root()),
     }
@@ -46,7 +47,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
