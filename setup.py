@@ -10,13 +10,16 @@ from setuptools.command.build_ext import build_ext
 
 WITHOUT_C = os.environ.get("FASTGRAD_NO_C", "0") not in {"", "0"}
 
-# One wheel serves every CPython from 3.11 on. That takes three settings which must agree: the macro, `py_limited_api`
-# of the extension (name of the file) and `py_limited_api` of bdist_wheel (tag of the wheel).
+# One wheel serves every CPython from 3.11 on. That takes three settings which must agree: the macro,
+# `py_limited_api` of the extension (name of the file) and of bdist_wheel (tag of the wheel).
 LIMITED_API = ("Py_LIMITED_API", "0x030B0000")
 WHEEL_TAG = "cp311"
 
-# Contraction to fused multiply-adds is where the speed is; no -march: csrc/ chooses the instruction set at load time.
-FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fvisibility=hidden"]
+# No -march: csrc/ chooses the instruction set when it is loaded. No contraction: fused multiply-adds are written
+# by name there.
+FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
+if sys.platform == "win32":
+    FLAGS = ["/O2"]
 
 HEADERS = ["products.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc"]
 
@@ -29,9 +32,9 @@ class OptionalBuild(build_ext):
             super().build_extension(ext)
         except Exception as error:
             print(
-                f"fastgrad: the C extension was not built ({error}); the install goes on without it, and the same\n"
-                "fastgrad: products run in Numba, somewhat slower on small networks. To have it, install a C\n"
-                "fastgrad: compiler (Debian: apt-get install gcc) and install fastgrad again.",
+                f"fastgrad: the C extension was not built ({error}); the install goes on without it, and\n"
+                "fastgrad: the same products run in Numba, somewhat slower on small networks. To have it,\n"
+                "fastgrad: install a C compiler (Debian: apt-get install gcc) and install fastgrad again.",
                 file=sys.stderr,
             )
             raise   # setuptools goes on without an extension marked optional

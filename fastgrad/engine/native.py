@@ -1,13 +1,14 @@
 """The small matrix products of ``csrc/`` as Numba kernels call them, each with a twin in Numba.
 
-``multiply_transposed`` and ``multiply`` are ordinary NumPy functions in plain Python. Inside a compiled kernel they become a
-call of the C function, by its *name*, so that the kernel's machine code holds no address and can be cached; or, where the
-C extension is absent (no compiler, or ``FASTGRAD_DISABLE_C=1``), the loops below. Kernels that were compiled for the one
-must not run with the other: ``native_fingerprint`` belongs in the stamp of every cached kernel.
+``multiply_transposed`` and ``multiply`` are ordinary NumPy functions in plain Python. Inside a compiled
+kernel they become a call of the C function, by its *name*, so that the kernel's machine code holds no
+address and can be cached; or, where the C extension is absent (no compiler, or ``FASTGRAD_DISABLE_C=1``),
+the loops below. Kernels that were compiled for the one must not run with the other: ``native_fingerprint``
+belongs in the stamp of every cached kernel.
 
-Letters as in ``csrc/products.h``: B vectors, sums over K terms, M outputs each. One output's terms are added in an order
-that does not depend on B, so cutting a batch into blocks changes no byte. Fastest when rows of P and A start at
-multiples of 64 bytes (AVX-512 then never loads across two cache lines).
+Letters as in ``csrc/products.h``: B vectors, sums over K terms, M outputs each. One output's terms are added
+in an order that does not depend on B, so cutting a batch into blocks changes no byte. Fastest when rows of
+P and A start at multiples of 64 bytes (AVX-512 then never loads across two cache lines).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from fastgrad.jit import reduction
 
@@ -39,8 +40,8 @@ def _load_library() -> Path | None:
     # A call of a missing symbol would end the process, without a Python error.
     if llvmlite.binding.address_of_symbol("fg1_transposed_f32") is None:
         raise ImportError(
-            f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad again, "
-            "or set FASTGRAD_DISABLE_C=1 to do without it"
+            f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad "
+            "again, or set FASTGRAD_DISABLE_C=1 to do without it"
         )
     return Path(spec.origin)
 
@@ -71,7 +72,8 @@ def multiply_transposed(P: Any, X: Any, out: Any, accumulate: bool) -> None:
     Raises
     ------
     ValueError
-        If the shapes do not fit together.
+        If the shapes do not fit together, or if rows that C reads as contiguous are not (plain Python and the
+        twins do not mind).
     """
     _plain(P, X, out, accumulate)
 
@@ -82,14 +84,15 @@ def multiply(A: Any, X: Any, out: Any, accumulate: bool) -> None:
     Parameters
     ----------
     A : (M, K) array, rows contiguous
-    X : (B, K) array, rows contiguous for the C function (any strides work)
+    X : (B, K) array, rows contiguous
     out : (B, M) array, rows contiguous; must not overlap A or X
     accumulate : bool
 
     Raises
     ------
     ValueError
-        If the shapes do not fit together.
+        If the shapes do not fit together, or if rows that C reads as contiguous are not (plain Python and the
+        twins do not mind).
     """
     _plain(A.T, X, out, accumulate)
 
@@ -132,8 +135,13 @@ def _twin(A: Any, X: Any, out: Any, accumulate: bool) -> None:
             out[b, i] = out[b, i] + total if accumulate else total
 
 
-def _symbol(name: str, suffix: str, number: types.Type, n_strides: int) -> types.ExternalFunction:
-    """The C function: three sizes, matrix and its stride, vectors and their strides, out and its stride, accumulate."""
+@register_jitable
+def _rows_contiguous(matrix: Any, itemsize: int) -> bool:
+    return bool(matrix.strides[1] == itemsize or matrix.shape[1] == 1 or matrix.size == 0)
+
+
+def _symbol(name: str, suffix: str, number: Any, n_strides: int) -> Any:
+    """The C function: sizes; matrix, vectors and out, each followed by its strides; accumulate."""
     pointer, size = types.CPointer(number), types.int64
     return types.ExternalFunction(
         f"fg1_{name}_{suffix}",
@@ -141,7 +149,7 @@ def _symbol(name: str, suffix: str, number: types.Type, n_strides: int) -> types
     )
 
 
-def _transposed_by_c(suffix: str, shift: int, number: types.Type) -> Callable[..., None]:
+def _transposed_by_c(suffix: str, shift: int, number: Any) -> Callable[..., None]:
     product = _symbol("transposed", suffix, number, 2)
     itemsize = 1 << shift
 
@@ -150,18 +158,17 @@ def _transposed_by_c(suffix: str, shift: int, number: types.Type) -> Callable[..
         B = X.shape[0]
         if X.shape[1] != K or out.shape[0] != B or out.shape[1] != M:
             raise ValueError("multiply_transposed: shapes of P, X and out do not fit together")
-        if M > 1 and (P.strides[1] != itemsize or out.strides[1] != itemsize):
-            _transposed_twin(P, X, out, accumulate)
-        else:
-            product(
-                B, M, K, P.ctypes, P.strides[0] >> shift, X.ctypes, X.strides[0] >> shift, X.strides[1] >> shift,
-                out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
-            )  # fmt: skip
+        if not (_rows_contiguous(P, itemsize) and _rows_contiguous(out, itemsize)):
+            raise ValueError("multiply_transposed: rows of P and out must be contiguous")
+        product(
+            B, M, K, P.ctypes, P.strides[0] >> shift, X.ctypes, X.strides[0] >> shift, X.strides[1] >> shift,
+            out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
+        )  # fmt: skip
 
     return implementation
 
 
-def _by_c(suffix: str, shift: int, number: types.Type) -> Callable[..., None]:
+def _by_c(suffix: str, shift: int, number: Any) -> Callable[..., None]:
     product = _symbol("dot", suffix, number, 1)
     itemsize = 1 << shift
 
@@ -170,14 +177,13 @@ def _by_c(suffix: str, shift: int, number: types.Type) -> Callable[..., None]:
         B = X.shape[0]
         if X.shape[1] != K or out.shape[0] != B or out.shape[1] != M:
             raise ValueError("multiply: shapes of A, X and out do not fit together")
-        contiguous = K <= 1 or (A.strides[1] == itemsize and X.strides[1] == itemsize)
-        if not contiguous or (M > 1 and out.strides[1] != itemsize):
-            _twin(A, X, out, accumulate)
-        else:
-            product(
-                B, M, K, A.ctypes, A.strides[0] >> shift, X.ctypes, X.strides[0] >> shift,
-                out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
-            )  # fmt: skip
+        inputs_contiguous = _rows_contiguous(A, itemsize) and _rows_contiguous(X, itemsize)
+        if not (inputs_contiguous and _rows_contiguous(out, itemsize)):
+            raise ValueError("multiply: rows of A, X and out must be contiguous")
+        product(
+            B, M, K, A.ctypes, A.strides[0] >> shift, X.ctypes, X.strides[0] >> shift,
+            out.ctypes, out.strides[0] >> shift, 1 if accumulate else 0,
+        )  # fmt: skip
 
     return implementation
 
@@ -194,7 +200,7 @@ def _in_numba(A: Any, X: Any, out: Any, accumulate: bool) -> None:
     _twin(A, X, out, accumulate)
 
 
-def _format(*arrays: Any) -> tuple[str, int, types.Type] | None:
+def _format(*arrays: Any) -> tuple[str, int, Any] | None:
     """Symbol suffix, shift and number type if all are matrices of one supported format."""
     if not all(isinstance(a, types.Array) and a.ndim == 2 and a.dtype == arrays[0].dtype for a in arrays):
         return None
@@ -218,6 +224,6 @@ def _choose(A: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] |
     return _c_dot[chosen] if HAVE_C else _in_numba
 
 
-_ALL_FORMATS = [(suffix, shift, number) for number, (suffix, shift) in _FORMATS.items()]
+_ALL_FORMATS: list[tuple[str, int, Any]] = [(*names, number) for number, names in _FORMATS.items()]
 _c_transposed = {chosen: _transposed_by_c(*chosen) for chosen in _ALL_FORMATS}
 _c_dot = {chosen: _by_c(*chosen) for chosen in _ALL_FORMATS}

@@ -1,0 +1,85 @@
+/* Calls every copy of the C products that this processor can run, on buffers of exactly the size that is theirs, and compares
+ * with the plain sum. Built with AddressSanitizer and UBSan by test_native.py; prints the number of cases, exits 1 if wrong. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "products.c"
+
+static unsigned state = 1;
+static double number(void)
+{
+    state = state * 1664525u + 1013904223u;
+    return state / 2147483648.0 - 1.0;
+}
+
+static long cases, wrong;
+
+#define CHECK(REAL, name, EPSILON)                                                                                  \
+    static void check_##name(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add,                            \
+                             void (*transposed)(FG_TRANSPOSED_ARGS(REAL)), void (*dot)(FG_DOT_ARGS(REAL)))          \
+    {                                                                                                               \
+        const int64_t ldp = M + gap, lda = K + gap, yb = M + gap;                                                   \
+        REAL *P = malloc(sizeof(REAL) * (size_t)((K - 1) * ldp + M)), *A = malloc(sizeof(REAL) * (size_t)((M - 1) * lda + K)); \
+        REAL *X = malloc(sizeof(REAL) * (size_t)(B * K)), *out = malloc(sizeof(REAL) * (size_t)((B - 1) * yb + M));  \
+        for (int64_t j = 0; j < (K - 1) * ldp + M; j++)                                                             \
+            P[j] = (REAL)number();                                                                                  \
+        for (int64_t j = 0; j < (M - 1) * lda + K; j++)                                                             \
+            A[j] = (REAL)number();                                                                                  \
+        for (int64_t j = 0; j < B * K; j++)                                                                         \
+            X[j] = (REAL)number();                                                                                  \
+        for (int form = 0; form < 3; form++) {   /* P with X by rows, P with X by columns, A */                     \
+            const int64_t xb = form == 1 ? 1 : K, xk = form == 1 ? B : 1;                                           \
+            for (int64_t j = 0; j < (B - 1) * yb + M; j++)                                                          \
+                out[j] = 5;                                                                                         \
+            if (form < 2)                                                                                           \
+                transposed(B, M, K, P, ldp, X, xb, xk, out, yb, add);                                               \
+            else                                                                                                    \
+                dot(B, M, K, A, lda, X, K, out, yb, add);                                                           \
+            for (int64_t b = 0; b < B; b++)                                                                         \
+                for (int64_t i = 0; i < yb && b * yb + i < (B - 1) * yb + M; i++) {                                 \
+                    long double sum = i < M && !add ? 0 : 5;   /* gaps between rows keep what they held */               \
+                    for (int64_t k = 0; i < M && k < K; k++)                                                        \
+                        sum += (long double)(form < 2 ? P[k * ldp + i] : A[i * lda + k]) * X[b * xb + k * xk];   \
+                    wrong += !(fabsl(sum - out[b * yb + i]) <= 4 * EPSILON * (K + 5));                   \
+                }                                                                                                   \
+            cases++;                                                                                                \
+        }                                                                                                           \
+        free(P), free(A), free(X), free(out);                                                                       \
+    }
+
+CHECK(float, f32, 1.2e-7)
+CHECK(double, f64, 2.3e-16)
+
+#define LEVEL_CASE(level)                                                                                           \
+    check_f32(B, M, K, gap, add, transposed_f32_##level, dot_f32_##level);                                          \
+    check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level)
+
+static void all_levels(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add)
+{
+    LEVEL_CASE(base);
+#ifdef FG_LEVELS
+    if (__builtin_cpu_supports("x86-64-v3")) {
+        LEVEL_CASE(v3);
+    }
+    if (__builtin_cpu_supports("x86-64-v4")) {
+        LEVEL_CASE(v4);
+    }
+#endif
+}
+
+int main(void)
+{
+    static const int64_t long_sums[] = {40, 129, 513, 600};
+    for (int64_t n = 1; n <= 70; n++) {
+        all_levels(1, n, 70 - n + 1, 0, 0);
+        all_levels(1 + n % 9, n, 1 + n * 7 % 40, n % 3, n & 1);
+        all_levels(1 + n % 9, 1 + n * 11 % 60, n, n % 2, n & 1);
+    }
+    for (int64_t M = 100; M <= 600; M += 83)
+        for (int k = 0; k < 4; k++)
+            all_levels(1 + M % 7, M, long_sums[k], k, k & 1);
+    printf("%ld cases, %ld wrong\n", cases, wrong);
+    return wrong != 0;
+}
