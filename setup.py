@@ -15,8 +15,8 @@ WITHOUT_C = os.environ.get("FASTGRAD_NO_C", "0") not in {"", "0"}
 LIMITED_API = ("Py_LIMITED_API", "0x030B0000")
 WHEEL_TAG = "cp311"
 
-# No -march: csrc/ chooses the instruction set when it is loaded. No contraction: fused multiply-adds are written
-# by name there.
+# No -march: csrc/ chooses the instruction set when it is loaded. No contraction: fused multiply-adds are
+# written by name there.
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
     FLAGS = ["/O2"]

@@ -95,7 +95,8 @@ def main() -> None:
     if not native.HAVE_C:
         print("The C extension is absent: the columns named C are the twins.")
     rng = np.random.default_rng(0)
-    print(f"{'B':>4} {'in':>5} {'out':>5} " + "".join(f"{name:>17}" for name in contenders) + "   us a call")
+    names = "".join(f"{name:>17}" for name in contenders)
+    print(f"{'B':>4} {'in':>5} {'out':>5} {names}   us a call")
     for B, K, M in SHAPES:
         P, X = aligned((K, M), dtype, rng), aligned((B, K), dtype, rng)
         A, out = aligned((M, K), dtype, rng), aligned((B, M), dtype, rng)
@@ -108,7 +109,8 @@ def main() -> None:
         rate = B * K * M / best["transposed C"]
         times = "".join(f"{1e6 * t:17.3f}" for t in best.values())
         print(f"{B:4} {K:5} {M:5} {times}   {rate / 1e9:5.1f} G/s")
-    print(f"G/s: multiply-adds of transposed C; a 768 x 768 x 768 np.dot in this run: {blas_rate(dtype) / 1e9:.1f} G/s")
+    large = blas_rate(dtype) / 1e9
+    print(f"G/s: multiply-adds of transposed C; np.dot of 768 x 768 matrices in this run: {large:.1f} G/s")
 
 
 def blas_rate(dtype: type) -> float:
