@@ -19,6 +19,8 @@ test: $(VENV)/.installed-test
 # requirements or the C sources change.
 $(VENV)/.installed-%: $(SOURCE) | $(VENV)/bin/pip
 	$(VENV)/bin/python -m pip install --editable '.[$*]'
+	@ls fastgrad/_native*.so >/dev/null 2>&1 \
+	  || echo "Installed without the C extension (no compiler?): Numba does its work, somewhat slower." >&2
 	@touch $@
 
 $(VENV)/bin/pip:

@@ -110,7 +110,7 @@ def main() -> None:
         times = "".join(f"{1e6 * t:17.3f}" for t in best.values())
         print(f"{B:4} {K:5} {M:5} {times}   {rate / 1e9:5.1f} G/s")
     large = blas_rate(dtype) / 1e9
-    print(f"G/s: multiply-adds of transposed C; np.dot of 768 x 768 matrices in this run: {large:.1f} G/s")
+    print(f"G/s: multiply-adds of transposed C; np.dot of 768 x 768 here: {large:.1f} G/s")
 
 
 def blas_rate(dtype: type) -> float:
