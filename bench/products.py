@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def blas_rate(dtype: type) -> float:
-    """Multiply-adds a second of a large BLAS product on one core: what arithmetic without memory comes near to."""
+    """Multiply-adds a second of a large BLAS product on one core: arithmetic with little memory traffic."""
     a, b = np.ones((2, 768, 768), dtype)
     best = np.inf
     for _ in range(8):
