@@ -82,28 +82,17 @@ def _store_total2(row, j, values):
 
 
 @formula
-def _rows1(states, b):
-    return (states[0, b],)
+def _rows1(flat, n, gap):
+    return (flat[:n],)
 
 
 @formula
-def _rows2(states, b):
-    return states[0, b], states[1, b]
-
-
-@formula
-def _rows1_at(states, t, b):
-    return (states[0, t, b],)
-
-
-@formula
-def _rows2_at(states, t, b):
-    return states[0, t, b], states[1, t, b]
+def _rows2(flat, n, gap):
+    return flat[:n], flat[gap : gap + n]
 
 
 LOAD = {1: _load1, 2: _load2, 4: _load4, 5: _load5, 6: _load6}
 STORE = {1: _store1, 4: _store4, 5: _store5, 6: _store6}
 STORE_STATE = {1: _store_state1, 2: _store_state2}
 STORE_TOTAL = {1: _store_total1, 2: _store_total2}
-STATE_ROWS = {1: _rows1, 2: _rows2}  # (S, B, H), b -> the S rows of sequence b
-STATE_ROWS_AT = {1: _rows1_at, 2: _rows2_at}  # (S, T, B, H), t, b -> the S rows
+ROWS = {1: _rows1, 2: _rows2}  # a run of numbers, H, distance -> one row per state

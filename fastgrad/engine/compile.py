@@ -13,7 +13,8 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,34 @@ def _prune(current: Path) -> None:
             continue
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop with the project's options, from this version's cache where possible; compilation happens at the first call."""
+@contextmanager
+def _cache() -> Iterator[bool]:
+    """While it lasts, Numba's decorators use this version's folder; yields whether there is one."""
     with _lock:
         folder = cache_folder()
-        if folder is None:
-            return numba.njit(**KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(folder)  # read by Numba when it decorates, not later
+        if folder is not None:
+            numba.config.CACHE_DIR = str(folder)  # read by Numba when it decorates, not later
         try:
-            return numba.njit(cache=True, **KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
+            yield folder is not None
         finally:
             numba.config.CACHE_DIR = before
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop with the project's options, from this version's cache where possible; compilation happens at the first call."""
+    with _cache() as cached:
+        return numba.njit(cache=cached, **KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+def entry_point(function: Callable[..., Any], signature: Any, symbol: str = "") -> Any:
+    """Compile a C function now, for kernels to call by its address or, if it gets one, by a symbol.
+
+    Kernels then need not be compiled with it inside. Returns what Numba made, which the caller must keep alive.
+    """
+    options = {key: value for key, value in KERNEL_OPTIONS.items() if key != "nogil"}  # an entry point never takes the GIL
+    with _cache() as cached:
+        compiled = numba.cfunc(signature, cache=cached, **options)(function)
+    if symbol:
+        llvmlite.binding.add_symbol(symbol, compiled.address)
+    return compiled

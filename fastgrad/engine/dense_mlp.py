@@ -17,12 +17,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
-from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine.arrays import copy, copy_rows, fill
 from fastgrad.engine.compile import kernel
-from fastgrad.engine.draws import NORMAL, SLACK, fill_matrix, fill_probe, fill_vector
+from fastgrad.engine.draws import NORMAL, SLACK, draw_matrix, draw_probe, draw_vector
 from fastgrad.engine.native import multiply, multiply_transposed
-from fastgrad.engine.noalias import load, store
 from fastgrad.engine.norms import (
     excess,
     largest,
@@ -34,8 +34,8 @@ from fastgrad.engine.norms import (
     sum_of_rows_squares,
     sum_of_squares,
 )
+from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
-from fastgrad.jit import formula
 
 VARIABLES = (
     "gradient_log_norm",
@@ -89,6 +89,16 @@ class Block(NamedTuple):
     columns: Any
 
 
+class Phi(NamedTuple):
+    """The activation as the kernel sees it: address of its loop (``pointwise.py``), and what `Activation` says of it."""
+
+    address: int
+    homogeneous: bool
+    through_zero: bool
+    left_slope: float
+    right_slope: float
+
+
 class Trace(NamedTuple):
     """Where the last realization of a block leaves its arrays (empty: nowhere): x and gradients (state_offsets), delta, weights, biases."""
 
@@ -100,225 +110,217 @@ class Trace(NamedTuple):
     exponents: Any
 
 
-@formula
-def _put(out, block, variable, realization, layer, value):
+@register_jitable
+def _put(out, columns, slots, variable, realization, layer, value):
     """Keep one number, if it is wanted."""
-    row = block.columns[variable]
-    column = block.slots[layer]
+    row = columns[variable]
+    column = slots[layer]
     if row >= 0 and column >= 0:
         out[row, realization, column] = value
 
 
-@lru_cache(maxsize=None)
-def mlp_kernel(activation: str) -> Callable[..., Any]:
-    """The kernel for one activation: ``run(one, layers, block, out, left, trace)``.
+@register_jitable(error_model="numpy")
+def _kinked_line(h, bias, x, slope, below, above):
+    """x = phi(h + bias) where phi is a line with a kink at 0: the tangents of any phi next to 0."""
+    for j in range(h.size):
+        value = h[j] + bias[j]
+        d = below if value < 0 else above
+        x[j] = value * d
+        slope[j] = d
+
+
+@register_jitable(error_model="numpy")
+def _slope_times(gradient, slope, delta):
+    for j in range(gradient.size):
+        delta[j] = gradient[j] * slope[j]
+
+
+@register_jitable(error_model="numpy")
+def _weight_matrix(one, layers, block, storage, realization, layer, drawn):
+    """W_layer as (n_l, n_{l-1}): given, drawn earlier, or drawn now."""
+    rows = layers.widths[layer]
+    columns = layers.widths[layer - 1]
+    start = layers.weight_offsets[layer]
+    if layers.weights.size > 0:
+        return layers.weights[start : start + rows * columns].reshape((rows, columns))
+    if not block.keep_weights:
+        start = 0
+    if not drawn or not block.keep_weights:
+        spread = type(one)(layers.weight_scale[layer - 1])
+        where = address(Role.WEIGHT, 0, layer, realization)
+        draw_matrix(storage[start:], rows, columns, layers.weight_kind, spread, where, block.key)
+    return storage[start : start + rows * columns].reshape((rows, columns))
+
+@register_jitable(error_model="numpy")
+def _bias_vector(one, layers, block, storage, realization, layer):
+    """b_layer in storage: given, drawn or zero; True if it may be non-zero."""
+    n = layers.widths[layer]
+    start = layers.bias_offsets[layer]
+    if layers.biases.size > 0:
+        copy(layers.biases[start : start + n], storage[:n])
+        return True
+    spread = layers.bias_scale[layer - 1]
+    if spread == 0.0:
+        fill(storage[:n], 0)
+        return False
+    where = address(Role.BIAS, 0, layer, realization)
+    draw_vector(storage, n, layers.bias_kind, type(one)(spread), where, block.key)
+    return True
+
+@register_jitable(error_model="numpy")
+def _rows_of(storage, layers, batch, layer):
+    """The (B, n_l) part of a flat buffer that belongs to a layer."""
+    n = layers.widths[layer]
+    start = layers.state_offsets[layer] * batch
+    return storage[start : start + batch * n].reshape((batch, n))
+
+@register_jitable(error_model="numpy")
+def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, slope, layer):
+    """x_l and phi'(h_l) from x_{l-1} * 2**exponent; returns the exponent of x_l."""
+    batch = h.shape[0]
+    multiply(w, x_before, h, False)
+    flat = h.reshape(h.size)
+    plain = layers.linear_output and layer == layers.widths.size - 1
+    line = phi.homogeneous or plain
+    tangent = False
+    if biased and exponent < 0:  # the bias sets the scale
+        shift_exponent(flat, exponent)
+        exponent = 0
+    if not line and exponent != 0:
+        if largest(flat) * power_of_two(exponent) < TINY:
+            tangent = True
+        else:
+            shift_exponent(flat, exponent)
+            exponent = 0
+    if exponent != 0:
+        shift_exponent(bias[: h.shape[1]], -exponent)
+    for b in range(batch):
+        row_bias = bias[: h.shape[1]]
+        if plain:
+            _kinked_line(h[b], row_bias, x[b], slope[b], one, one)
+        elif tangent:
+            _kinked_line(h[b], row_bias, x[b], slope[b], type(one)(phi.left_slope), type(one)(phi.right_slope))
+        else:
+            activate(phi.address, h[b], row_bias, x[b], slope[b])
+    flat_x = x.reshape(x.size)
+    top = largest(flat_x)
+    if line or tangent or (phi.through_zero and top * power_of_two(exponent) < TINY):
+        shift = excess(top)
+        if shift != 0:
+            shift_exponent(flat_x, -shift)
+            exponent += shift
+    return exponent
+
+@register_jitable(error_model="numpy")
+def _record_gradient(out, columns, slots, k, layer, g, exponent):
+    flat = g.reshape(g.size)
+    _put(out, columns, slots, GRADIENT, k, layer, log_norm(sum_of_squares(flat), exponent))
+    _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(flat), exponent))
+
+def _run(one, phi, layers, block, out, left, trace):
+    depth = layers.widths.size - 1
+    batch = block.inputs.shape[0]
+    widest = layers.widths.max()
+    total = layers.state_offsets[depth + 1] * batch
+    dtype = layers.weights.dtype
+    columns, slots = block.columns, block.slots
+    states = np.empty(total, dtype=dtype)
+    slopes = np.empty(total, dtype=dtype)
+    h_storage = np.empty(batch * widest, dtype=dtype)
+    delta_storage = np.empty(batch * widest, dtype=dtype)
+    gradients = np.empty((2, batch * widest + SLACK), dtype=dtype)  # the one at hand and the next, in turn
+    bias = np.empty(widest + SLACK, dtype=dtype)
+    largest_matrix = 0
+    for layer in range(1, depth + 1):
+        largest_matrix = max(largest_matrix, layers.widths[layer] * layers.widths[layer - 1])
+    stored = layers.weight_offsets[depth + 1] if block.keep_weights else largest_matrix
+    storage = np.empty((stored if layers.weights.size == 0 else 0) + SLACK, dtype=dtype)
+    exponents = np.zeros(depth + 1, dtype=np.int64)
+
+    for k in range(block.count):
+        realization = block.first + k
+        x = _rows_of(states, layers, batch, 0)
+        if block.inputs.shape[1] > 0:
+            copy_rows(block.inputs, x)
+        else:
+            drawn = gradients[0]
+            draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
+            copy(drawn, x.reshape(x.size))
+        exponents[0] = 0
+        _put(out, columns, slots, ACTIVATION, k, 0, log_norm(sum_of_squares(x.reshape(x.size)), 0))
+        left[k] = -1
+        for layer in range(1, depth + 1):
+            before = _rows_of(states, layers, batch, layer - 1)
+            x = _rows_of(states, layers, batch, layer)
+            slope = _rows_of(slopes, layers, batch, layer)
+            n = layers.widths[layer]
+            w = _weight_matrix(one, layers, block, storage, realization, layer, False)
+            biased = _bias_vector(one, layers, block, bias, realization, layer)
+            if trace.weights.size > 0:
+                start = layers.weight_offsets[layer]
+                copy(w.reshape(w.size), trace.weights[start : start + w.size])
+                start = layers.bias_offsets[layer]
+                copy(bias, trace.biases[start : start + n])
+            h = h_storage[: batch * n].reshape((batch, n))
+            exponents[layer] = _forward_layer(
+                one, phi, layers, before, exponents[layer - 1], w, bias, biased, h, x, slope, layer
+            )
+            squares = sum_of_squares(x.reshape(x.size))
+            if not np.isfinite(squares):
+                left[k] = layer
+                break
+            _put(out, columns, slots, ACTIVATION, k, layer, log_norm(squares, exponents[layer]))
+        if left[k] >= 0:
+            continue  # NaN stays in every gradient of this realization
+
+        n = layers.widths[depth]
+        draw_probe(gradients[0], batch * n, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
+        g = gradients[0, : batch * n].reshape((batch, n))
+        exponent = 0
+        _record_gradient(out, columns, slots, k, depth, g, exponent)
+        if trace.gradients.size > 0:
+            copy_rows(g, _rows_of(trace.gradients, layers, batch, depth))
+            trace.exponents[depth] = exponent
+        for layer in range(depth, 0, -1):
+            before = _rows_of(states, layers, batch, layer - 1)
+            slope = _rows_of(slopes, layers, batch, layer)
+            n = layers.widths[layer]
+            delta = delta_storage[: batch * n].reshape((batch, n))
+            for b in range(batch):
+                _slope_times(g[b], slope[b], delta[b])
+            if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
+                squares = outer_squares(delta, before)
+                _put(out, columns, slots, WEIGHT_GRADIENT, k, layer, log_norm(squares, exponent + exponents[layer - 1]))
+            if columns[BIAS_GRADIENT] >= 0 and slots[layer] >= 0:
+                _put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
+            w = _weight_matrix(one, layers, block, storage, realization, layer, True)
+            m = layers.widths[layer - 1]
+            g = gradients[(depth - layer + 1) % 2, : batch * m].reshape((batch, m))
+            multiply_transposed(w, delta, g, False)
+            if trace.deltas.size > 0:
+                copy_rows(delta, _rows_of(trace.deltas, layers, batch, layer))
+            flat = g.reshape(g.size)
+            shift = excess(largest(flat))
+            if shift != 0:
+                shift_exponent(flat, -shift)
+                exponent += shift
+            _record_gradient(out, columns, slots, k, layer - 1, g, exponent)
+            if trace.gradients.size > 0:
+                copy_rows(g, _rows_of(trace.gradients, layers, batch, layer - 1))
+                trace.exponents[layer - 1] = exponent
+        if trace.states.size > 0:
+            for layer in range(depth + 1):
+                traced = _rows_of(trace.states, layers, batch, layer)
+                copy_rows(_rows_of(states, layers, batch, layer), traced)
+                shift_exponent(traced.reshape(traced.size), exponents[layer])
+
+
+
+@lru_cache(maxsize=1)
+def mlp_kernel() -> Callable[..., Any]:
+    """The kernel ``run(one, phi, layers, block, out, left, trace)``; ``draws.prepare`` must have been called.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K) float64, nats; prefilled with NaN.
     left : (R,) int64, -1 or the first layer whose activations left the number range.
     """
-    pair = ACTIVATIONS[activation].pair
-    homogeneous = ACTIVATIONS[activation].homogeneous
-    through_zero = ACTIVATIONS[activation].slopes_at_zero is not None
-    left_slope, right_slope = ACTIVATIONS[activation].slopes_at_zero or (0.0, 0.0)
-
-    @formula
-    def activate(h, bias, x, slope):
-        """x = phi(h + bias), slope = phi'(h + bias); all one row."""
-        for j in range(h.size):
-            y, d = pair(load(h, j) + load(bias, j))
-            store(x, j, y, 0)
-            store(slope, j, d, 1)
-
-    @formula
-    def activate_line(h, bias, x, slope, below, above):
-        """The same for the kinked line that phi is next to 0."""
-        for j in range(h.size):
-            value = load(h, j) + load(bias, j)
-            d = below if value < type(value)(0) else above
-            store(x, j, value * d, 0)
-            store(slope, j, d, 1)
-
-    @formula
-    def slope_times(gradient, slope, delta):
-        for j in range(gradient.size):
-            store(delta, j, load(gradient, j) * load(slope, j), 0)
-
-    @formula
-    def weight_matrix(one, layers, block, storage, realization, layer, drawn):
-        """W_layer as (n_l, n_{l-1}): given, drawn earlier, or drawn now."""
-        rows = layers.widths[layer]
-        columns = layers.widths[layer - 1]
-        start = layers.weight_offsets[layer]
-        if layers.weights.size > 0:
-            return layers.weights[start : start + rows * columns].reshape((rows, columns))
-        if not block.keep_weights:
-            start = 0
-        if not drawn or not block.keep_weights:
-            spread = type(one)(layers.weight_scale[layer - 1])
-            where = address(Role.WEIGHT, 0, layer, realization)
-            fill_matrix(storage[start:], rows, columns, layers.weight_kind, spread, where, block.key)
-        return storage[start : start + rows * columns].reshape((rows, columns))
-
-    @formula
-    def bias_vector(one, layers, block, storage, realization, layer):
-        """b_layer in storage: given, drawn or zero; True if it may be non-zero."""
-        n = layers.widths[layer]
-        start = layers.bias_offsets[layer]
-        if layers.biases.size > 0:
-            storage[:n] = layers.biases[start : start + n]
-            return True
-        spread = layers.bias_scale[layer - 1]
-        if spread == 0.0:
-            storage[:n] = 0
-            return False
-        where = address(Role.BIAS, 0, layer, realization)
-        fill_vector(storage, n, layers.bias_kind, type(one)(spread), where, block.key)
-        return True
-
-    @formula
-    def rows_of(storage, layers, batch, layer):
-        """The (B, n_l) part of a flat buffer that belongs to a layer."""
-        n = layers.widths[layer]
-        start = layers.state_offsets[layer] * batch
-        return storage[start : start + batch * n].reshape((batch, n))
-
-    @formula
-    def forward_layer(one, layers, x_before, exponent, w, bias, biased, h, x, slope, layer):
-        """x_l and phi'(h_l) from x_{l-1} * 2**exponent; returns the exponent of x_l."""
-        batch = h.shape[0]
-        multiply(w, x_before, h, False)
-        flat = h.reshape(h.size)
-        plain = layers.linear_output and layer == layers.widths.size - 1
-        line = homogeneous or plain
-        tangent = False
-        if biased and exponent < 0:  # the bias sets the scale
-            shift_exponent(flat, exponent)
-            exponent = 0
-        if not line and exponent != 0:
-            if largest(flat) * power_of_two(exponent) < TINY:
-                tangent = True
-            else:
-                shift_exponent(flat, exponent)
-                exponent = 0
-        if exponent != 0:
-            shift_exponent(bias[: h.shape[1]], -exponent)
-        for b in range(batch):
-            row_bias = bias[: h.shape[1]]
-            if plain:
-                activate_line(h[b], row_bias, x[b], slope[b], one, one)
-            elif tangent:
-                activate_line(h[b], row_bias, x[b], slope[b], type(one)(left_slope), type(one)(right_slope))
-            else:
-                activate(h[b], row_bias, x[b], slope[b])
-        flat_x = x.reshape(x.size)
-        top = largest(flat_x)
-        if line or tangent or (through_zero and top * power_of_two(exponent) < TINY):
-            shift = excess(top)
-            if shift != 0:
-                shift_exponent(flat_x, -shift)
-                exponent += shift
-        return exponent
-
-    @formula
-    def record_gradient(out, block, k, layer, g, exponent):
-        flat = g.reshape(g.size)
-        _put(out, block, GRADIENT, k, layer, log_norm(sum_of_squares(flat), exponent))
-        _put(out, block, GRADIENT_MAX, k, layer, log_size(largest(flat), exponent))
-
-    def run(one, layers, block, out, left, trace):
-        depth = layers.widths.size - 1
-        batch = block.inputs.shape[0]
-        widest = layers.widths.max()
-        total = layers.state_offsets[depth + 1] * batch
-        dtype = layers.weights.dtype
-        states = np.empty(total, dtype=dtype)
-        slopes = np.empty(total, dtype=dtype)
-        h_storage = np.empty(batch * widest, dtype=dtype)
-        delta_storage = np.empty(batch * widest, dtype=dtype)
-        gradients = np.empty((2, batch * widest + SLACK), dtype=dtype)  # the one at hand and the next, in turn
-        bias = np.empty(widest + SLACK, dtype=dtype)
-        largest_matrix = 0
-        for layer in range(1, depth + 1):
-            largest_matrix = max(largest_matrix, layers.widths[layer] * layers.widths[layer - 1])
-        stored = layers.weight_offsets[depth + 1] if block.keep_weights else largest_matrix
-        storage = np.empty((stored if layers.weights.size == 0 else 0) + SLACK, dtype=dtype)
-        exponents = np.zeros(depth + 1, dtype=np.int64)
-
-        for k in range(block.count):
-            realization = block.first + k
-            x = rows_of(states, layers, batch, 0)
-            if block.inputs.shape[1] > 0:
-                x[:] = block.inputs
-            else:
-                drawn = gradients[0]
-                fill_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-                x[:] = drawn[: x.size].reshape(x.shape)
-            exponents[0] = 0
-            _put(out, block, ACTIVATION, k, 0, log_norm(sum_of_squares(x.reshape(x.size)), 0))
-            left[k] = -1
-            for layer in range(1, depth + 1):
-                before = rows_of(states, layers, batch, layer - 1)
-                x = rows_of(states, layers, batch, layer)
-                slope = rows_of(slopes, layers, batch, layer)
-                n = layers.widths[layer]
-                w = weight_matrix(one, layers, block, storage, realization, layer, False)
-                biased = bias_vector(one, layers, block, bias, realization, layer)
-                if trace.weights.size > 0:
-                    start = layers.weight_offsets[layer]
-                    trace.weights[start : start + w.size] = w.reshape(w.size)
-                    start = layers.bias_offsets[layer]
-                    trace.biases[start : start + n] = bias[:n]
-                h = h_storage[: batch * n].reshape((batch, n))
-                exponents[layer] = forward_layer(
-                    one, layers, before, exponents[layer - 1], w, bias, biased, h, x, slope, layer
-                )
-                squares = sum_of_squares(x.reshape(x.size))
-                if not np.isfinite(squares):
-                    left[k] = layer
-                    break
-                _put(out, block, ACTIVATION, k, layer, log_norm(squares, exponents[layer]))
-            if left[k] >= 0:
-                continue  # NaN stays in every gradient of this realization
-
-            n = layers.widths[depth]
-            fill_probe(gradients[0], batch * n, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
-            g = gradients[0, : batch * n].reshape((batch, n))
-            exponent = 0
-            record_gradient(out, block, k, depth, g, exponent)
-            if trace.gradients.size > 0:
-                rows_of(trace.gradients, layers, batch, depth)[:] = g
-                trace.exponents[depth] = exponent
-            for layer in range(depth, 0, -1):
-                before = rows_of(states, layers, batch, layer - 1)
-                slope = rows_of(slopes, layers, batch, layer)
-                n = layers.widths[layer]
-                delta = delta_storage[: batch * n].reshape((batch, n))
-                for b in range(batch):
-                    slope_times(g[b], slope[b], delta[b])
-                if block.columns[WEIGHT_GRADIENT] >= 0 and block.slots[layer] >= 0:
-                    squares = outer_squares(delta, before)
-                    _put(out, block, WEIGHT_GRADIENT, k, layer, log_norm(squares, exponent + exponents[layer - 1]))
-                if block.columns[BIAS_GRADIENT] >= 0 and block.slots[layer] >= 0:
-                    _put(out, block, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
-                w = weight_matrix(one, layers, block, storage, realization, layer, True)
-                m = layers.widths[layer - 1]
-                g = gradients[(depth - layer + 1) % 2, : batch * m].reshape((batch, m))
-                multiply_transposed(w, delta, g, False)
-                if trace.deltas.size > 0:
-                    rows_of(trace.deltas, layers, batch, layer)[:] = delta
-                flat = g.reshape(g.size)
-                shift = excess(largest(flat))
-                if shift != 0:
-                    shift_exponent(flat, -shift)
-                    exponent += shift
-                record_gradient(out, block, k, layer - 1, g, exponent)
-                if trace.gradients.size > 0:
-                    rows_of(trace.gradients, layers, batch, layer - 1)[:] = g
-                    trace.exponents[layer - 1] = exponent
-            if trace.states.size > 0:
-                for layer in range(depth + 1):
-                    traced = rows_of(trace.states, layers, batch, layer)
-                    traced[:] = rows_of(states, layers, batch, layer)
-                    shift_exponent(traced.reshape(traced.size), exponents[layer])
-
-    return kernel(run)
+    return kernel(_run)

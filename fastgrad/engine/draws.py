@@ -1,14 +1,22 @@
-"""Weights, biases, inputs and probes of one realization, drawn from their addresses (``random.py``)."""
+"""Weights, biases, inputs and probes of one realization, drawn from their addresses (``random.py``).
+
+Kernels call ``draw_matrix`` and ``draw_vector``. These are compiled once per precision as functions of their own, which kernels reach by
+symbol: drawing is the largest piece of machine code here, and each kernel that inlined it took ten seconds longer to compile.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
+from numba import carray, types
+from numba.extending import overload, register_jitable
 
+from fastgrad.engine.compile import entry_point
 from fastgrad.engine.norms import inner, sum_of_squares
-from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
+from fastgrad.engine.random import fill_normal, fill_uniform, panel_counters, panel_rows
 from fastgrad.jit import reduction
 
 NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
@@ -26,12 +34,6 @@ def fill_panel(out, n, kind, scale, base, where, key):
     else:
         for j in range(n):
             out[j] = scale
-
-
-@register_jitable(error_model="numpy")
-def fill_vector(out, n, kind, scale, where, key):
-    """A vector: one panel."""
-    fill_panel(out, n, kind, scale, 0, where, key)
 
 
 @register_jitable(error_model="numpy")
@@ -87,15 +89,79 @@ def fill_orthogonal(out, rows, columns, scale, where, key):
             out[i * columns + j] = scale * (q[i, j] if rows <= columns else q[j, i])
 
 
+# --- the two entry points ------------------------------------------------------------------------------------------------------
+
+
+def draw_vector(out, n, kind, scale, where, key):
+    """out[:n] from a law with independent entries: one panel."""
+    fill_panel(out, n, kind, scale, 0, where, key)
+
+
+def draw_matrix(out, rows, columns, kind, scale, where, key):
+    """A row-major matrix in out[: rows * columns] from any law; ``SLACK`` numbers of room behind it."""
+    fill_matrix(out, rows, columns, kind, scale, where, key)
+
+
+def _vector_entry(pointer, n, kind, scale, w0, w1, w2, k0, k1):
+    draw_here = carray(pointer, (n + SLACK,))
+    fill_panel(draw_here, n, kind, scale, 0, (w0, w1, w2), (k0, k1))
+
+
+def _matrix_entry(pointer, rows, columns, kind, scale, w0, w1, w2, k0, k1):
+    draw_here = carray(pointer, (rows * columns + SLACK,))
+    fill_matrix(draw_here, rows, columns, kind, scale, (w0, w1, w2), (k0, k1))
+
+
+_NAMES = {types.float32: "float32", types.float64: "float64"}
+_WORDS = (types.uint32,) * 5
+
+
+def _vector_signature(number):
+    return types.void(types.CPointer(number), types.int64, types.int64, number, *_WORDS)
+
+
+def _matrix_signature(number):
+    return types.void(types.CPointer(number), types.int64, types.int64, types.int64, number, *_WORDS)
+
+
+@lru_cache(maxsize=None)
+def prepare(dtype: str) -> tuple[Any, Any]:
+    """Compile (or load) the entry points of one precision; must have been called before a kernel of that precision runs."""
+    number = types.float32 if dtype == "float32" else types.float64
+    return (
+        entry_point(_vector_entry, _vector_signature(number), f"fastgrad_draw_vector_{dtype}"),
+        entry_point(_matrix_entry, _matrix_signature(number), f"fastgrad_draw_matrix_{dtype}"),
+    )
+
+
+@overload(draw_vector)
+def _choose_draw_vector(out, n, kind, scale, where, key):
+    call = types.ExternalFunction(f"fastgrad_draw_vector_{_NAMES[out.dtype]}", _vector_signature(out.dtype))
+
+    def implementation(out, n, kind, scale, where, key):
+        call(out.ctypes, n, kind, scale, where[0], where[1], where[2], key[0], key[1])
+
+    return implementation
+
+
+@overload(draw_matrix)
+def _choose_draw_matrix(out, rows, columns, kind, scale, where, key):
+    call = types.ExternalFunction(f"fastgrad_draw_matrix_{_NAMES[out.dtype]}", _matrix_signature(out.dtype))
+
+    def implementation(out, rows, columns, kind, scale, where, key):
+        call(out.ctypes, rows, columns, kind, scale, where[0], where[1], where[2], key[0], key[1])
+
+    return implementation
+
+
 @register_jitable(error_model="numpy")
-def fill_probe(v, n, unit, where, key):
+def draw_probe(v, n, unit, where, key):
     """The direction v[:n] of the loss <v, x>: uniform on the unit sphere, or ones."""
     if not unit:
         for j in range(n):
             v[j] = 1
         return
-    one = v.dtype.type(1)
-    fill_normal(v, n, one, 0, where, key)
+    draw_vector(v, n, NORMAL, v.dtype.type(1), where, key)
     factor = v.dtype.type(1.0 / math.sqrt(sum_of_squares(v[:n])))
     for j in range(n):
         v[j] = v[j] * factor

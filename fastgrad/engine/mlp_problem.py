@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Trace, mlp_kernel
-from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM
+from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Trace, mlp_kernel
+from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, prepare
+from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP
 from fastgrad.weight_files import FittedMLP
@@ -71,13 +73,21 @@ def _block(task: Task, layers: Layers, first: int, count: int) -> Block:
     )
 
 
+def _phi(name: str, dtype: str) -> Phi:
+    activation = ACTIVATIONS[name]
+    left, right = activation.slopes_at_zero or (0.0, 0.0)
+    through_zero = activation.slopes_at_zero is not None
+    return Phi(activation_address(name, dtype), activation.homogeneous, through_zero, left, right)
+
+
 def _run(task: Task, layers: Layers, first: int, count: int, trace: Trace) -> BlockResult:
     network = task.network
     assert isinstance(network, MLP)
     out = np.full((len(task.variables), count, task.positions.size), np.nan)
     left = np.empty(count, dtype=np.int64)
     block = _block(task, layers, first, count)
-    mlp_kernel(network.activation)(task.number(1), layers, block, out, left, trace)
+    prepare(task.dtype)
+    mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, out, left, trace)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba.extending import register_jitable
 
-from fastgrad.jit import formula, reduction
+from fastgrad.jit import reduction
 
 LN2 = 0.6931471805599453
 WINDOW = 2.0**20  # vectors are rescaled when their largest entry leaves [1/WINDOW, WINDOW]
@@ -46,13 +46,13 @@ def largest(x):
     return top
 
 
-@formula
+@register_jitable(error_model="numpy")
 def power_of_two(exponent):
     """2.0**exponent as float64; 0 far below the range, infinity far above it."""
     return math.ldexp(1.0, max(-1100, min(1100, exponent)))
 
 
-@formula
+@register_jitable(error_model="numpy")
 def multiply_by(x, factor):
     """x *= factor for a contiguous vector."""
     for j in range(x.size):
@@ -68,14 +68,14 @@ def shift_exponent(x, exponent):
         exponent = 0 if exponent < -2400 else exponent - step  # all of x is 0 by then
 
 
-@formula
+@register_jitable(error_model="numpy")
 def excess(top):
     """Exponent to take out of a vector whose largest entry is ``top``: 0 inside the window, or for 0 and non-finite."""
     inside = (top <= WINDOW and top >= 1.0 / WINDOW) or top == 0.0 or not math.isfinite(top)
     return 0 if inside else math.frexp(top)[1]
 
 
-@formula
+@register_jitable(error_model="numpy")
 def log_norm(squares, exponent):
     """ln of (sqrt(squares) * 2**exponent): -inf for an exact zero, NaN for NaN."""
     if squares == 0.0:
@@ -83,7 +83,7 @@ def log_norm(squares, exponent):
     return 0.5 * math.log(squares) + exponent * LN2
 
 
-@formula
+@register_jitable(error_model="numpy")
 def log_size(top, exponent):
     """ln of (top * 2**exponent)."""
     if top == 0.0:
@@ -91,7 +91,7 @@ def log_size(top, exponent):
     return math.log(np.float64(top)) + exponent * LN2
 
 
-@formula
+@register_jitable(error_model="numpy")
 def outer_squares(d, x):
     """Squared Frobenius norm of sum_b d_b x_b^T for rows d (B, m), x (B, n): Gram matrices, no m x n product."""
     batch = d.shape[0]
@@ -105,7 +105,7 @@ def outer_squares(d, x):
     return max(total, 0.0)
 
 
-@formula
+@register_jitable(error_model="numpy")
 def sum_of_rows_squares(d):
     """Squared norm of the sum of the rows of d (B, m)."""
     if d.shape[0] == 1:

@@ -15,9 +15,9 @@ import math
 import numpy as np
 from numba.extending import register_jitable
 
+from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
 from fastgrad.engine.native import multiply_transposed
 from fastgrad.engine.norms import log_norm, outer_squares, shift_exponent, sum_of_rows_squares, sum_of_squares
-from fastgrad.engine.recurrent_weights import transpose
 
 STEP_VARIABLES = (
     "gradient_log_norm",
@@ -44,40 +44,40 @@ SUM_CHUNK = 64  # steps summed by one product
 
 
 @register_jitable
-def put(out, block, variable, realization, layer, step, value):
+def put(out, columns, slots, variable, realization, layer, step, value):
     """Keep one number, if it is wanted."""
-    row = block.columns[variable]
-    column = block.slots[step]
+    row = columns[variable]
+    column = slots[step]
     if row >= 0 and column >= 0:
         out[row, realization, layer, column] = value
 
 
 @register_jitable
-def _wants(block, variable, step):
-    return block.columns[variable] >= 0 and block.slots[step] >= 0
+def _wants(columns, slots, variable, step):
+    return columns[variable] >= 0 and slots[step] >= 0
 
 
 @register_jitable(error_model="numpy")
 def input_gradients(d_pre, input_rows, width, out):
     """The rows of d_pre (n, P H) that belong to W_ih, in its order, in out (n, G H)."""
-    for gate in range(len(input_rows)):
+    for gate in range(input_rows.size):
         row = input_rows[gate]
-        out[:, gate * width : (gate + 1) * width] = d_pre[:, row * width : (row + 1) * width]
+        copy_rows(d_pre[:, row * width : (row + 1) * width], out[:, gate * width : (gate + 1) * width])
 
 
 @register_jitable(error_model="numpy")
-def record_step(out, block, input_rows, k, layer, t, d_pre, hidden, x, exponent, hidden_exponent, x_exponent, scratch):
+def record_step(out, columns, slots, input_rows, k, layer, t, d_pre, hidden, x, exponent, hidden_exponent, x_exponent, scratch):
     """What step t contributes: d_pre (B, P H), hidden = h_{t-1} (B, H), x = x_t (B, N); scratch (B, G H) twice."""
     width = hidden.shape[1]
     rows = scratch[0]
-    if _wants(block, WEIGHT, t) or _wants(block, BIAS, t):
-        rows[:] = d_pre[:, : rows.shape[1]]
-        put(out, block, WEIGHT, k, layer, t, log_norm(outer_squares(rows, hidden), exponent + hidden_exponent))
-        put(out, block, BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
-    if _wants(block, INPUT_WEIGHT, t) or _wants(block, INPUT_BIAS, t):
+    if _wants(columns, slots, WEIGHT, t) or _wants(columns, slots, BIAS, t):
+        copy_rows(d_pre, rows)
+        put(out, columns, slots, WEIGHT, k, layer, t, log_norm(outer_squares(rows, hidden), exponent + hidden_exponent))
+        put(out, columns, slots, BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
+    if _wants(columns, slots, INPUT_WEIGHT, t) or _wants(columns, slots, INPUT_BIAS, t):
         input_gradients(d_pre, input_rows, width, rows)
-        put(out, block, INPUT_WEIGHT, k, layer, t, log_norm(outer_squares(rows, x), exponent + x_exponent))
-        put(out, block, INPUT_BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
+        put(out, columns, slots, INPUT_WEIGHT, k, layer, t, log_norm(outer_squares(rows, x), exponent + x_exponent))
+        put(out, columns, slots, INPUT_BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
 
 
 @register_jitable(error_model="numpy")
@@ -99,13 +99,13 @@ def _scaled_chunk(d_pre, d_exponents, factor_exponents, start, top, for_input, i
         flat = rows[s].reshape(rows[s].size)
         distance = d_exponents[t] + factor_exponents[t] - top
         if d_exponents[t] == NOTHING or distance < -NEGLIGIBLE:
-            flat[:] = 0
+            fill(flat, 0)
             continue
         matter = True
         if for_input:
             input_gradients(d_pre[t], input_rows, width, rows[s])
         else:
-            rows[s] = d_pre[t][:, : rows.shape[2]]
+            copy_rows(d_pre[t], rows[s])
         shift_exponent(flat, distance)
     return steps if matter else 0
 
@@ -149,6 +149,6 @@ def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, traced):
                 for j in range(m):
                     total[j] += row[j]
     if traced.size > 0:
-        traced[:] = total
+        copy(total, traced)
         shift_exponent(traced, top)
     return log_norm(sum_of_squares(total), top)

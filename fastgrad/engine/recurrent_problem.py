@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM
+from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
+from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.task import BlockResult, Task
-from fastgrad.engine.unrolled import CHUNK, Block, Trace, cell_of, unrolled_kernel
+from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Trace, unrolled_kernel
 from fastgrad.networks import LSTM, RNN, Recurrent
 from fastgrad.weight_files import FittedRecurrent
 from fastgrad.weights import draw
@@ -96,6 +98,25 @@ def _block(task: Task, first: int, count: int) -> Block:
     )
 
 
+def _cell(network: Recurrent, dtype: str) -> CellInfo:
+    activation = network.activation if isinstance(network, RNN) else None
+    cell = cell_of(network.kind, activation)
+    if cell.recurrent_rows != tuple(range(network.gates)):
+        raise ValueError(f"cell {cell.name!r}: recurrent_rows must be the first rows of pre, got {cell.recurrent_rows}")
+    code = cell_addresses(network.kind, activation, dtype)
+    return CellInfo(
+        forward=code.forward,
+        backward=code.backward,
+        gates=network.gates,
+        n_pre=cell.n_pre,
+        n_states=cell.n_states,
+        n_local=cell.n_local,
+        input_rows=np.array(cell.input_rows, dtype=np.int64),
+        rows_apart=cell.input_rows != cell.recurrent_rows,
+        homogeneous=activation is not None and ACTIVATIONS[activation].homogeneous,
+    )
+
+
 def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> BlockResult:
     network = task.network
     assert isinstance(network, Recurrent)
@@ -104,8 +125,8 @@ def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> 
     out = np.full((len(step_names), count, network.layers, task.positions.size), np.nan)
     totals = np.full((len(total_names), count, network.layers), np.nan)
     left = np.empty(count, dtype=np.int64)
-    run = unrolled_kernel(network.kind, network.activation if isinstance(network, RNN) else None)
-    run(task.number(1), weights, _block(task, first, count), out, totals, left, trace)
+    prepare(task.dtype)
+    unrolled_kernel()(task.number(1), _cell(network, task.dtype), weights, _block(task, first, count), out, totals, left, trace)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:
         arrays = {name: array[:, 0] for name, array in arrays.items()}

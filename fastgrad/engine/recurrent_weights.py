@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from numba.extending import register_jitable
 
-from fastgrad.engine.draws import fill_matrix, fill_vector
+from fastgrad.engine.arrays import copy, fill
+from fastgrad.engine.draws import draw_matrix, draw_vector
 from fastgrad.engine.norms import largest
 from fastgrad.engine.random import Role, address
 
@@ -45,14 +46,15 @@ def _draw_gates(out, gates, kind, spread, role, layer, realization, key, scratch
     rows, columns = out.shape
     width = rows // gates
     for gate in range(gates):
-        fill_matrix(scratch, width, columns, kind, spread, address(role, gate, layer, realization), key)
-        out[gate * width : (gate + 1) * width] = scratch[: width * columns].reshape((width, columns))
+        draw_matrix(scratch, width, columns, kind, spread, address(role, gate, layer, realization), key)
+        size = width * columns
+        copy(scratch, out[gate * width : (gate + 1) * width].reshape(size))
 
 
 @register_jitable(error_model="numpy")
 def _draw_bias(one, out, weights, role, layer, realization, key, scratch):
-    fill_vector(scratch, out.size, weights.bias_kind, type(one)(weights.bias_scale), address(role, 0, layer, realization), key)
-    out[:] = scratch[: out.size]
+    draw_vector(scratch, out.size, weights.bias_kind, type(one)(weights.bias_scale), address(role, 0, layer, realization), key)
+    copy(scratch, out)
 
 
 @register_jitable(error_model="numpy")
@@ -66,33 +68,26 @@ def draw_weights(one, weights, gates, realization, key, scratch):
         target = weights.input_first if layer == 0 else weights.input_rest[layer - 1]
         spread = type(one)(weights.input_scales[layer])
         _draw_gates(target, gates, weights.input_kind, spread, Role.INPUT_WEIGHT, layer, realization, key, scratch)
-        weights.biases[layer] = 0
-        weights.input_biases[layer] = 0
+        fill(weights.biases[layer], 0)
+        fill(weights.input_biases[layer], 0)
         if weights.bias_scale != 0.0:
             _draw_bias(one, weights.input_biases[layer], weights, Role.INPUT_BIAS, layer, realization, key, scratch)
             if weights.both_biases:
                 _draw_bias(one, weights.biases[layer], weights, Role.BIAS, layer, realization, key, scratch)
         if not math.isnan(weights.forget_bias):
-            weights.input_biases[layer, width : 2 * width] = weights.forget_bias
-            weights.biases[layer, width : 2 * width] = 0
+            fill(weights.input_biases[layer, width : 2 * width], weights.forget_bias)
+            fill(weights.biases[layer, width : 2 * width], 0)
 
 
 @register_jitable(error_model="numpy")
 def pre_bias(weights, gates, input_rows, layer, out):
     """Both biases in the rows of the pre-activations, out (P H,); True if any is not zero."""
     width = weights.recurrent.shape[2]
-    out[:] = 0
-    out[: gates * width] = weights.biases[layer]
+    fill(out, 0)
+    copy(weights.biases[layer], out[: gates * width])
     for gate in range(gates):
         row = input_rows[gate]
         for j in range(width):
             out[row * width + j] += weights.input_biases[layer, gate * width + j]
     return largest(out) > 0
 
-
-@register_jitable
-def transpose(matrix, out):
-    """out[j, i] = matrix[i, j]."""
-    for i in range(matrix.shape[0]):
-        for j in range(matrix.shape[1]):
-            out[j, i] = matrix[i, j]
