@@ -63,7 +63,7 @@ def block_size(task: Task, realizations: int, workers: int) -> int:
 
 def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
     """Shape of each variable of one realization."""
-    kept = task.positions.size
+    kept = task.kept
     if isinstance(task.network, MLP):
         return {name: (kept,) for name in task.variables}
     assert isinstance(task.network, Recurrent)

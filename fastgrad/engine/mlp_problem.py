@@ -68,7 +68,7 @@ def _block(task: Task, layers: Layers, first: int, count: int) -> Block:
         inputs=drawn if task.inputs is None else task.inputs.astype(task.number),
         unit_probe=task.unit_probe,
         keep_weights=task.keep,
-        slots=task.slots(layers.widths.size),
+        slots=task.slots(),
         columns=task.columns(VARIABLES),
     )
 
@@ -83,7 +83,7 @@ def _phi(name: str, dtype: str) -> Phi:
 def _run(task: Task, layers: Layers, first: int, count: int, trace: Trace) -> BlockResult:
     network = task.network
     assert isinstance(network, MLP)
-    out = np.full((len(task.variables), count, task.positions.size), np.nan)
+    out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
     block = _block(task, layers, first, count)
     prepare(task.dtype)

@@ -92,7 +92,7 @@ def _block(task: Task, first: int, count: int) -> Block:
         inputs=inputs,
         given_inputs=task.inputs is not None,
         unit_probe=task.unit_probe,
-        slots=task.slots(network.steps + 1),
+        slots=task.slots(),
         columns=task.columns(STEP_VARIABLES),
         total_columns=task.columns(TOTAL_VARIABLES),
     )
@@ -122,7 +122,7 @@ def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> 
     assert isinstance(network, Recurrent)
     step_names = [name for name in task.variables if name in STEP_VARIABLES]
     total_names = [name for name in task.variables if name in TOTAL_VARIABLES]
-    out = np.full((len(step_names), count, network.layers, task.positions.size), np.nan)
+    out = np.full((len(step_names), count, network.layers, task.kept), np.nan)
     totals = np.full((len(total_names), count, network.layers), np.nan)
     left = np.empty(count, dtype=np.int64)
     prepare(task.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad.networks import Network
+from fastgrad.networks import MLP, Recurrent
 from fastgrad.weight_files import Fitted
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -32,8 +32,8 @@ class Task:
         The loss is <v, x_L> with v uniform on the unit sphere; else v is ones.
     variables
         Names of the variables wanted.
-    positions
-        Kept layers or steps, increasing, both ends included.
+    every
+        Every how many layers or steps one is kept; both ends always are.
     inputs
         (B, n_0) or (T, B, N), or None to draw standard normals.
     weights
@@ -44,13 +44,13 @@ class Task:
         Hold between the passes what would otherwise be drawn twice (weights, or pre-activations).
     """
 
-    network: Network
+    network: MLP | Recurrent
     method: str
     dtype: str
     key: tuple[int, int]
     unit_probe: bool
     variables: tuple[str, ...]
-    positions: NDArray[np.int64]
+    every: int = 1
     inputs: NDArray[Any] | None = None
     weights: Fitted | None = None
     probes: int = 1
@@ -66,10 +66,26 @@ class Task:
         """The key as the kernels take it."""
         return np.uint32(self.key[0]), np.uint32(self.key[1])
 
-    def slots(self, length: int) -> NDArray[np.int64]:
-        """Output column of each of ``length`` positions, -1 where it is not kept."""
-        slots = np.full(length, -1, dtype=np.int64)
-        slots[self.positions] = np.arange(self.positions.size)
+    @property
+    def length(self) -> int:
+        """Layers L of an MLP, steps T of a recurrent network."""
+        return self.network.depth if isinstance(self.network, MLP) else self.network.steps
+
+    @property
+    def kept(self) -> int:
+        """How many layers or steps are kept."""
+        return self.length // self.every + 1 + (1 if self.length % self.every else 0)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The kept layers or steps: 0, every, 2 every, … and the last."""
+        positions = np.arange(0, self.length + 1, self.every, dtype=np.int64)
+        return positions if positions[-1] == self.length else np.append(positions, self.length)
+
+    def slots(self) -> NDArray[np.int64]:
+        """Output column of each layer or step 0 … length, -1 where it is not kept."""
+        slots = np.full(self.length + 1, -1, dtype=np.int64)
+        slots[self.positions] = np.arange(self.kept)
         return slots
 
     def columns(self, names: tuple[str, ...]) -> NDArray[np.int64]:

@@ -1,0 +1,60 @@
+"""From what users pass as ``rng`` to the key of the random numbers and to text that gives the same key again (SPEC 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fastgrad.errors import shown
+
+Rng: TypeAlias = "np.random.Generator | np.random.BitGenerator | np.random.SeedSequence | int | Sequence[int] | None"
+
+
+def seed_sequence(rng: Any) -> np.random.SeedSequence:
+    """The SeedSequence that ``rng`` stands for.
+
+    An int or a sequence of ints is entropy, a SeedSequence is itself, None is fresh entropy from the system. A Generator or BitGenerator is
+    drawn from once, so that its next use gives something else.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One sentence, when it is none of these.
+    """
+    allowed = "a non-negative int, a sequence of them, a SeedSequence, a Generator, a BitGenerator or None"
+    if isinstance(rng, np.random.SeedSequence):
+        return rng
+    if isinstance(rng, np.random.BitGenerator):
+        rng = np.random.Generator(rng)
+    if isinstance(rng, np.random.Generator):
+        return np.random.SeedSequence([int(word) for word in rng.integers(0, 2**32, size=4)])
+    if isinstance(rng, bool | np.bool_ | str | bytes | float):
+        raise TypeError(f"rng={shown(rng)} is not allowed: rng must be {allowed}")
+    if isinstance(rng, np.integer):
+        rng = int(rng)
+    try:
+        return np.random.SeedSequence(rng)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"rng={shown(rng)} is not allowed: rng must be {allowed}") from None
+
+
+def key_of(sequence: np.random.SeedSequence) -> tuple[int, int]:
+    """Two 32-bit words: the key of Philox4x32."""
+    first, second = sequence.generate_state(2, np.uint32)
+    return int(first), int(second)
+
+
+def seed_text(sequence: np.random.SeedSequence) -> str:
+    """JSON that ``fastgrad.measure(rng=json.loads(text))`` turns into the same numbers."""
+    entropy = sequence.entropy
+    if sequence.spawn_key:
+        # A spawned sequence mixes its key like further entropy after padding to the pool; the words below reproduce its state.
+        return json.dumps({"entropy": _plain(entropy), "spawn_key": [int(word) for word in sequence.spawn_key]})
+    return json.dumps(_plain(entropy))
+
+
+def _plain(entropy: Any) -> Any:
+    return int(entropy) if isinstance(entropy, int | np.integer) else [int(word) for word in np.atleast_1d(entropy)]

@@ -1,0 +1,121 @@
+"""Checked arguments in, a `Task` out: everything that can be wrong with a request is found here, before anything is allocated."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgrad.engine import mlp_problem, recurrent_problem
+from fastgrad.engine.seeds import key_of, seed_sequence
+from fastgrad.engine.task import DTYPES, Task
+from fastgrad.errors import not_allowed, shown, unknown
+from fastgrad.input_files import check_inputs
+from fastgrad.networks import MLP, Network, Recurrent
+from fastgrad.weight_files import fit_state_dict
+
+METHODS = ("auto", "dense", "conditional")
+LOSSES = ("probe", "sum")
+
+
+def whole(value: Any, argument: str, least: int = 1, most: int = 2**47) -> int:
+    """An integer within bounds; numpy integers count, booleans do not."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(not_allowed(argument, value, f"an integer of at least {least}")) from None
+    if not least <= number <= most:
+        bounds = f"at least {least}" if number < least else f"at most {most}"
+        raise ValueError(not_allowed(argument, value, f"an integer of {bounds}"))
+    return number
+
+
+def one_of(value: Any, argument: str, allowed: Iterable[str]) -> str:
+    """One of some names."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(unknown(argument, value, allowed))
+    return value
+
+
+def dtype_name(dtype: Any) -> str:
+    """``"float32"`` or ``"float64"`` from a name, a NumPy type or a dtype."""
+    if isinstance(dtype, str):
+        return one_of(dtype, "dtype", DTYPES)
+    try:
+        name = np.dtype(dtype).name if dtype is not None else ""
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise ValueError(unknown("dtype", name or shown(dtype), DTYPES))
+    return name
+
+
+def network_variables(network: Network) -> tuple[str, ...]:
+    """The variables that can be recorded for this network."""
+    if isinstance(network, Recurrent):
+        return recurrent_problem.variables(network)
+    return mlp_problem.VARIABLES
+
+
+def wanted_variables(network: Network, record: Any) -> tuple[str, ...]:
+    """The variables to keep, in the engine's order."""
+    known = network_variables(network)
+    if record is None:
+        return known
+    names = [record] if isinstance(record, str) else record
+    if not isinstance(names, Iterable):
+        raise TypeError(not_allowed("record", record, "None (all variables) or a list of names"))
+    chosen = [one_of(name, "record", known) for name in names]
+    if not chosen:
+        raise ValueError(not_allowed("record", record, f"None or a list of at least one of {', '.join(known)}"))
+    return tuple(name for name in known if name in chosen)
+
+
+def _in_range(inputs: NDArray[np.float64] | None, dtype: str) -> NDArray[Any] | None:
+    """The inputs in the run's precision, refused if they do not fit into it."""
+    if inputs is None:
+        return None
+    top = float(np.abs(inputs).max(initial=0.0))
+    if top > np.finfo(DTYPES[dtype]).max:
+        raise ValueError(f"inputs reach {top:.3g}, beyond the range of dtype={dtype!r}: use dtype='float64' or scale them down")
+    return inputs.astype(DTYPES[dtype])
+
+
+def make_task(
+    network: Any,
+    *,
+    rng: Any,
+    inputs: Any = None,
+    loss: Any = "probe",
+    method: Any = "auto",
+    dtype: Any = "float32",
+    record: Any = None,
+    every: Any = 1,
+    weights: Mapping[str, Any] | None = None,
+    probes: Any = 1,
+) -> tuple[Task, np.random.SeedSequence]:
+    """Check everything that does not depend on the machine, and describe the work; also the seed it stands for."""
+    if not isinstance(network, MLP | Recurrent):
+        raise TypeError(not_allowed("network", network, "an MLP, RNN, LSTM or GRU"))
+    one_of(method, "method", METHODS)
+    unit_probe = one_of(loss, "loss", LOSSES) == "probe"
+    sequence = seed_sequence(rng)
+    name = dtype_name(dtype)
+    task = Task(
+        network=network,
+        method="dense",
+        dtype=name,
+        key=key_of(sequence),
+        unit_probe=unit_probe,
+        variables=wanted_variables(network, record),
+        every=whole(every, "every"),
+        inputs=None if inputs is None else _in_range(check_inputs(network, inputs), name),
+        weights=None if weights is None else fit_state_dict(network, weights, dtype=DTYPES[name]),
+        probes=whole(probes, "probes"),
+    )
+    return task, sequence
