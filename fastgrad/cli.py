@@ -10,6 +10,7 @@ size of the request (one sentence); 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import warnings
@@ -32,6 +33,7 @@ from fastgrad.cli_options import (
     check_folder,
     given,
 )
+from fastgrad.errors import unknown
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -114,6 +116,8 @@ def _internal_error() -> int:
 
 @measure_app.default
 def measure_file(
+    kind: Annotated[str | None, Parameter(show=False)] = None,
+    /,
     *,
     network: Description = None,
     how: MeasureOptions = MeasureOptions(),  # noqa: B008 - frozen
@@ -128,6 +132,8 @@ def measure_file(
     """
     from fastgrad.networks import Network
 
+    if kind is not None:
+        raise ValueError(unknown("kind", kind, ("mlp", "rnn", "lstm", "gru")))
     if network is None:
         raise ValueError("measure needs a kind of network, mlp, rnn, lstm or gru, or --network FILE.json.")
     _measure(Network, network, {}, how, output)
@@ -346,7 +352,9 @@ def _print_json(network: Network, found: Growth, ds: xr.Dataset, files: list[str
 def _plain(value: Any) -> Any:
     """NumPy scalars as Python's, anything that JSON does not know as text."""
     value = value.item() if hasattr(value, "item") else value
-    return value if isinstance(value, str | int | bool | None) else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 # --- the other commands --------------------------------------------------------------------------------

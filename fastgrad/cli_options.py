@@ -165,7 +165,8 @@ class OutputOptions:
             _check_writable("--plot", self.plot, (".png", ".pdf", ".svg", ".jpg", ".webp"))
         if self.save is not None:
             _check_writable("--save", self.save, (".nc",))
-            _check_installed("h5netcdf", "--save", "fastgrad[netcdf]")
+            for module in ("h5netcdf", "h5py"):
+                _check_installed(module, "--save", "fastgrad[netcdf]")
 
 
 # --- networks ------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def installation() -> dict[str, str | int]:
     from fastgrad.engine.blocks import default_threads
     from fastgrad.engine.compile import cache_root
     from fastgrad.engine.native import HAVE_C
+    from fastgrad.measure import cpu_name
 
     return {
         "fastgrad": __version__,
@@ -31,7 +32,7 @@ def installation() -> dict[str, str | int]:
         **{name: _version(name) for name in _PACKAGES},
         "c_extension": "in use" if HAVE_C else _why_no_c(),
         "threads": default_threads(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": cpu_name(),
         "cache_folder": str(cache_root()),
     }
 

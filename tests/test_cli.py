@@ -271,6 +271,7 @@ def test_internal_error_has_a_traceback(
     assert "please report it" in err
 
 
+@pytest.mark.filterwarnings("default")
 def test_warnings_are_one_sentence_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     growing = ["--depth", "400", "--width", "4", "--activation", "elu", "--value", "9", "--realizations", "2"]
     _, _, err = run(capsys, "measure", "mlp", *growing, "--rng", "0")
