@@ -89,6 +89,41 @@ class Block(NamedTuple):
     columns: Any
 
 
+class Work(NamedTuple):
+    """Arrays that one block works in; D: sum of all widths, W: largest width, each times B.
+
+    states, slopes : (D,) x and phi'(h) of all layers.  exponents : (L + 1,) int64, of x.  h, delta : (W,).  gradients : (2, W + SLACK), the
+    one at hand and the next, in turn.  bias : (largest width + SLACK,).  weights : drawn W_l, all of them or one at a time, + SLACK.
+    """
+
+    states: Any
+    slopes: Any
+    exponents: Any
+    h: Any
+    delta: Any
+    gradients: Any
+    bias: Any
+    weights: Any
+
+
+def work_arrays(layers: Layers, batch: int, keep_weights: bool) -> Work:
+    """Room for a block."""
+    dtype = layers.weights.dtype
+    units, widest = int(layers.state_offsets[-1]) * batch, int(layers.widths.max())
+    sizes = np.diff(layers.weight_offsets)
+    drawn = 0 if layers.weights.size else int(sizes.sum() if keep_weights else sizes.max())
+    return Work(
+        states=np.empty(units, dtype),
+        slopes=np.empty(units, dtype),
+        exponents=np.zeros(layers.widths.size, dtype=np.int64),
+        h=np.empty(batch * widest, dtype),
+        delta=np.empty(batch * widest, dtype),
+        gradients=np.empty((2, batch * widest + SLACK), dtype),
+        bias=np.empty(widest + SLACK, dtype),
+        weights=np.empty(drawn + SLACK, dtype),
+    )
+
+
 class Phi(NamedTuple):
     """The activation as the kernel sees it: address of its loop (``pointwise.py``), and what `Activation` says of it."""
 
@@ -217,25 +252,12 @@ def _record_gradient(out, columns, slots, k, layer, g, exponent):
     _put(out, columns, slots, GRADIENT, k, layer, log_norm(sum_of_squares(flat), exponent))
     _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(flat), exponent))
 
-def _run(one, phi, layers, block, out, left, trace):
+def _run(one, phi, layers, block, work, out, left, trace):
     depth = layers.widths.size - 1
     batch = block.inputs.shape[0]
-    widest = layers.widths.max()
-    total = layers.state_offsets[depth + 1] * batch
-    dtype = layers.weights.dtype
     columns, slots = block.columns, block.slots
-    states = np.empty(total, dtype=dtype)
-    slopes = np.empty(total, dtype=dtype)
-    h_storage = np.empty(batch * widest, dtype=dtype)
-    delta_storage = np.empty(batch * widest, dtype=dtype)
-    gradients = np.empty((2, batch * widest + SLACK), dtype=dtype)  # the one at hand and the next, in turn
-    bias = np.empty(widest + SLACK, dtype=dtype)
-    largest_matrix = 0
-    for layer in range(1, depth + 1):
-        largest_matrix = max(largest_matrix, layers.widths[layer] * layers.widths[layer - 1])
-    stored = layers.weight_offsets[depth + 1] if block.keep_weights else largest_matrix
-    storage = np.empty((stored if layers.weights.size == 0 else 0) + SLACK, dtype=dtype)
-    exponents = np.zeros(depth + 1, dtype=np.int64)
+    states, slopes, exponents = work.states, work.slopes, work.exponents
+    gradients, bias, storage = work.gradients, work.bias, work.weights
 
     for k in range(block.count):
         realization = block.first + k
@@ -261,7 +283,7 @@ def _run(one, phi, layers, block, out, left, trace):
                 copy(w.reshape(w.size), trace.weights[start : start + w.size])
                 start = layers.bias_offsets[layer]
                 copy(bias, trace.biases[start : start + n])
-            h = h_storage[: batch * n].reshape((batch, n))
+            h = work.h[: batch * n].reshape((batch, n))
             exponents[layer] = _forward_layer(
                 one, phi, layers, before, exponents[layer - 1], w, bias, biased, h, x, slope, layer
             )
@@ -285,7 +307,7 @@ def _run(one, phi, layers, block, out, left, trace):
             before = _rows_of(states, layers, batch, layer - 1)
             slope = _rows_of(slopes, layers, batch, layer)
             n = layers.widths[layer]
-            delta = delta_storage[: batch * n].reshape((batch, n))
+            delta = work.delta[: batch * n].reshape((batch, n))
             for b in range(batch):
                 _slope_times(g[b], slope[b], delta[b])
             if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
@@ -318,7 +340,7 @@ def _run(one, phi, layers, block, out, left, trace):
 
 @lru_cache(maxsize=1)
 def mlp_kernel() -> Callable[..., Any]:
-    """The kernel ``run(one, phi, layers, block, out, left, trace)``; ``draws.prepare`` must have been called.
+    """The kernel ``run(one, phi, layers, block, work, out, left, trace)``; ``draws.prepare`` must have been called.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K) float64, nats; prefilled with NaN.
     left : (R,) int64, -1 or the first layer whose activations left the number range.

@@ -1,7 +1,7 @@
 """Weights, biases, inputs and probes of one realization, drawn from their addresses (``random.py``).
 
-Kernels call ``draw_matrix`` and ``draw_vector``. These are compiled once per precision as functions of their own, which kernels reach by
-symbol: drawing is the largest piece of machine code here, and each kernel that inlined it took ten seconds longer to compile.
+``draw_panel`` and ``draw_matrix`` are compiled once per precision as functions of their own, which kernels reach by symbol: drawing is the
+largest piece of machine code here, and each kernel that inlined it took ten seconds longer to compile.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ KINDS = {"normal": NORMAL, "uniform": UNIFORM, "constant": CONSTANT, "orthogonal
 SLACK = 4  # numbers that a buffer must hold beyond its tensor
 
 
-@register_jitable(error_model="numpy")
-def fill_panel(out, n, kind, scale, base, where, key):
-    """out[:n] from a law with independent entries; out holds up to 3 numbers more."""
+_NAMES = {types.float32: "float32", types.float64: "float64"}
+_WORDS = (types.uint32,) * 5
+
+
+# --- panels ------------------------------------------------------------------------------------------------------------------------
+
+
+def draw_panel(out, n, kind, scale, base, where, key):
+    """out[:n] from a law with independent entries; out holds ``SLACK`` numbers more. base: the panel's first counter in its tensor."""
     if kind == NORMAL:
         fill_normal(out, n, scale, base, where, key)
     elif kind == UNIFORM:
@@ -36,21 +42,38 @@ def fill_panel(out, n, kind, scale, base, where, key):
             out[j] = scale
 
 
-@register_jitable(error_model="numpy")
-def fill_matrix(out, rows, columns, kind, scale, where, key):
-    """A row-major matrix in out[: rows * columns], ``SLACK`` numbers of room behind it.
+def _panel_entry(pointer, n, kind, scale, base, w0, w1, w2, k0, k1):
+    out = carray(pointer, (n + SLACK,))
+    if kind == NORMAL:
+        fill_normal(out, n, scale, base, (w0, w1, w2), (k0, k1))
+    elif kind == UNIFORM:
+        fill_uniform(out, n, scale, base, (w0, w1, w2), (k0, k1))
+    else:
+        for j in range(n):
+            out[j] = scale
 
-    Drawn panel by panel, each the next run of whole rows.
-    """
-    if kind == ORTHOGONAL:
-        fill_orthogonal(out, rows, columns, scale, where, key)
-        return
-    height = panel_rows(columns)
-    counters = panel_counters(height * columns)
-    for panel in range((rows + height - 1) // height):
-        first = panel * height
-        n = min(height, rows - first) * columns
-        fill_panel(out[first * columns :], n, kind, scale, panel * counters, where, key)
+
+def _panel_signature(number):
+    return types.void(types.CPointer(number), types.int64, types.int64, number, types.int64, *_WORDS)
+
+
+@overload(draw_panel)
+def _choose_draw_panel(out, n, kind, scale, base, where, key):
+    call = types.ExternalFunction(f"fastgrad_draw_panel_{_NAMES[out.dtype]}", _panel_signature(out.dtype))
+
+    def implementation(out, n, kind, scale, base, where, key):
+        call(out.ctypes, n, kind, scale, base, where[0], where[1], where[2], key[0], key[1])
+
+    return implementation
+
+
+@register_jitable
+def draw_vector(out, n, kind, scale, where, key):
+    """out[:n] from a law with independent entries: one panel."""
+    draw_panel(out, n, kind, scale, 0, where, key)
+
+
+# --- matrices ----------------------------------------------------------------------------------------------------------------------
 
 
 @reduction
@@ -74,7 +97,7 @@ def fill_orthogonal(out, rows, columns, scale, where, key):
     counters = panel_counters(p)
     for j in range(k - 1, -1, -1):
         n = p - j
-        fill_normal(u, n, one, j * counters, where, key)
+        draw_panel(u, n, NORMAL, one, j * counters, where, key)
         squares = sum_of_squares(u[:n])
         length = math.sqrt(squares)
         sign = 1.0 if u[0] >= 0.0 else -1.0
@@ -89,59 +112,33 @@ def fill_orthogonal(out, rows, columns, scale, where, key):
             out[i * columns + j] = scale * (q[i, j] if rows <= columns else q[j, i])
 
 
-# --- the two entry points ------------------------------------------------------------------------------------------------------
-
-
-def draw_vector(out, n, kind, scale, where, key):
-    """out[:n] from a law with independent entries: one panel."""
-    fill_panel(out, n, kind, scale, 0, where, key)
+@register_jitable(error_model="numpy")
+def _fill_matrix(out, rows, columns, kind, scale, where, key):
+    if kind == ORTHOGONAL:
+        fill_orthogonal(out, rows, columns, scale, where, key)
+        return
+    height = panel_rows(columns)
+    counters = panel_counters(height * columns)
+    for panel in range((rows + height - 1) // height):
+        first = panel * height
+        n = min(height, rows - first) * columns
+        draw_panel(out[first * columns :], n, kind, scale, panel * counters, where, key)
 
 
 def draw_matrix(out, rows, columns, kind, scale, where, key):
-    """A row-major matrix in out[: rows * columns] from any law; ``SLACK`` numbers of room behind it."""
-    fill_matrix(out, rows, columns, kind, scale, where, key)
+    """A row-major matrix in out[: rows * columns] from any law, ``SLACK`` numbers of room behind it.
 
-
-def _vector_entry(pointer, n, kind, scale, w0, w1, w2, k0, k1):
-    draw_here = carray(pointer, (n + SLACK,))
-    fill_panel(draw_here, n, kind, scale, 0, (w0, w1, w2), (k0, k1))
+    Drawn panel by panel, each the next run of whole rows; a Haar matrix all at once.
+    """
+    _fill_matrix(out, rows, columns, kind, scale, where, key)
 
 
 def _matrix_entry(pointer, rows, columns, kind, scale, w0, w1, w2, k0, k1):
-    draw_here = carray(pointer, (rows * columns + SLACK,))
-    fill_matrix(draw_here, rows, columns, kind, scale, (w0, w1, w2), (k0, k1))
-
-
-_NAMES = {types.float32: "float32", types.float64: "float64"}
-_WORDS = (types.uint32,) * 5
-
-
-def _vector_signature(number):
-    return types.void(types.CPointer(number), types.int64, types.int64, number, *_WORDS)
+    _fill_matrix(carray(pointer, (rows * columns + SLACK,)), rows, columns, kind, scale, (w0, w1, w2), (k0, k1))
 
 
 def _matrix_signature(number):
     return types.void(types.CPointer(number), types.int64, types.int64, types.int64, number, *_WORDS)
-
-
-@lru_cache(maxsize=None)
-def prepare(dtype: str) -> tuple[Any, Any]:
-    """Compile (or load) the entry points of one precision; must have been called before a kernel of that precision runs."""
-    number = types.float32 if dtype == "float32" else types.float64
-    return (
-        entry_point(_vector_entry, _vector_signature(number), f"fastgrad_draw_vector_{dtype}"),
-        entry_point(_matrix_entry, _matrix_signature(number), f"fastgrad_draw_matrix_{dtype}"),
-    )
-
-
-@overload(draw_vector)
-def _choose_draw_vector(out, n, kind, scale, where, key):
-    call = types.ExternalFunction(f"fastgrad_draw_vector_{_NAMES[out.dtype]}", _vector_signature(out.dtype))
-
-    def implementation(out, n, kind, scale, where, key):
-        call(out.ctypes, n, kind, scale, where[0], where[1], where[2], key[0], key[1])
-
-    return implementation
 
 
 @overload(draw_matrix)
@@ -152,6 +149,16 @@ def _choose_draw_matrix(out, rows, columns, kind, scale, where, key):
         call(out.ctypes, rows, columns, kind, scale, where[0], where[1], where[2], key[0], key[1])
 
     return implementation
+
+
+@lru_cache(maxsize=None)
+def prepare(dtype: str) -> tuple[Any, Any]:
+    """Compile (or load) the two functions for one precision; must have been called before a kernel of that precision runs."""
+    number = types.float32 if dtype == "float32" else types.float64
+    return (
+        entry_point(_panel_entry, _panel_signature(number), f"fastgrad_draw_panel_{dtype}"),
+        entry_point(_matrix_entry, _matrix_signature(number), f"fastgrad_draw_matrix_{dtype}"),
+    )
 
 
 @register_jitable(error_model="numpy")

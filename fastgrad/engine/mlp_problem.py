@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Trace, mlp_kernel
+from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Trace, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, prepare
 from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.task import BlockResult, Task
@@ -86,8 +86,9 @@ def _run(task: Task, layers: Layers, first: int, count: int, trace: Trace) -> Bl
     out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
     block = _block(task, layers, first, count)
+    work = work_arrays(layers, block.inputs.shape[0], task.keep)
     prepare(task.dtype)
-    mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, out, left, trace)
+    mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, work, out, left, trace)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 

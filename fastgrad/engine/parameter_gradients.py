@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
@@ -66,10 +65,9 @@ def input_gradients(d_pre, input_rows, width, out):
 
 
 @register_jitable(error_model="numpy")
-def record_step(out, columns, slots, input_rows, k, layer, t, d_pre, hidden, x, exponent, hidden_exponent, x_exponent, scratch):
-    """What step t contributes: d_pre (B, P H), hidden = h_{t-1} (B, H), x = x_t (B, N); scratch (B, G H) twice."""
+def record_step(out, columns, slots, input_rows, k, layer, t, d_pre, hidden, x, exponent, hidden_exponent, x_exponent, rows):
+    """What step t contributes: d_pre (B, P H), hidden = h_{t-1} (B, H), x = x_t (B, N); rows (B, G H): room to work in."""
     width = hidden.shape[1]
-    rows = scratch[0]
     if _wants(columns, slots, WEIGHT, t) or _wants(columns, slots, BIAS, t):
         copy_rows(d_pre, rows)
         put(out, columns, slots, WEIGHT, k, layer, t, log_norm(outer_squares(rows, hidden), exponent + hidden_exponent))
@@ -111,15 +109,18 @@ def _scaled_chunk(d_pre, d_exponents, factor_exponents, start, top, for_input, i
 
 
 @register_jitable(error_model="numpy")
-def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, traced):
-    """ln of the norm of sum_t d_pre_t^T x_t; x (T, B, N). The matrix goes to ``traced`` (G H, N) unless that is empty."""
+def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, product, traced):
+    """ln of the norm of sum_t d_pre_t^T x_t; x (T, B, N). The matrix goes to ``traced`` (G H, N) unless that is empty.
+
+    rows (SUM_CHUNK, B, G H) and product (N, G H) are room to work in.
+    """
     batch = d_pre.shape[1]
     columns = x.shape[2]
     m = rows.shape[2]
     top = _largest_exponent(d_exponents, x_exponents)
     if top == NOTHING:
         return -math.inf
-    product = np.zeros((columns, m), dtype=d_pre.dtype)
+    fill(product.reshape(product.size), 0)
     for start in range(0, d_pre.shape[0], SUM_CHUNK):
         steps = _scaled_chunk(d_pre, d_exponents, x_exponents, start, top, for_input, input_rows, width, rows)
         if steps > 0:
@@ -133,16 +134,18 @@ def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, widt
 
 
 @register_jitable(error_model="numpy")
-def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, traced):
-    """ln of the norm of sum_t sum_b d_pre_t, formed in float64; the vector goes to ``traced`` (G H,) unless that is empty."""
-    zeros = np.zeros(d_exponents.size, dtype=np.int64)
+def bias_total(d_pre, d_exponents, none, for_input, input_rows, width, rows, total, traced):
+    """ln of the norm of sum_t sum_b d_pre_t, formed in float64; the vector goes to ``traced`` (G H,) unless that is empty.
+
+    none (T,) zeros; rows (SUM_CHUNK, B, G H) and total (G H,) float64 are room to work in.
+    """
     m = rows.shape[2]
-    top = _largest_exponent(d_exponents, zeros)
+    top = _largest_exponent(d_exponents, none)
     if top == NOTHING:
         return -math.inf
-    total = np.zeros(m, dtype=np.float64)
+    fill(total, 0)
     for start in range(0, d_pre.shape[0], SUM_CHUNK):
-        steps = _scaled_chunk(d_pre, d_exponents, zeros, start, top, for_input, input_rows, width, rows)
+        steps = _scaled_chunk(d_pre, d_exponents, none, start, top, for_input, input_rows, width, rows)
         for s in range(steps):
             for b in range(d_pre.shape[1]):
                 row = rows[s, b]

@@ -12,7 +12,7 @@ from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL
 from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.task import BlockResult, Task
-from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Trace, unrolled_kernel
+from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Trace, unrolled_kernel, work_arrays
 from fastgrad.networks import LSTM, RNN, Recurrent
 from fastgrad.weight_files import FittedRecurrent
 from fastgrad.weights import draw
@@ -125,8 +125,10 @@ def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> 
     out = np.full((len(step_names), count, network.layers, task.kept), np.nan)
     totals = np.full((len(total_names), count, network.layers), np.nan)
     left = np.empty(count, dtype=np.int64)
+    cell, block = _cell(network, task.dtype), _block(task, first, count)
+    work = work_arrays(weights, block.inputs, not block.given_inputs, cell)
     prepare(task.dtype)
-    unrolled_kernel()(task.number(1), _cell(network, task.dtype), weights, _block(task, first, count), out, totals, left, trace)
+    unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left, trace)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:
         arrays = {name: array[:, 0] for name, array in arrays.items()}

@@ -53,7 +53,7 @@ from fastgrad.engine.parameter_gradients import (
 )
 from fastgrad.engine.pointwise import backward_units, forward_units
 from fastgrad.engine.random import Role, address
-from fastgrad.engine.recurrent_weights import draw_weights, pre_bias
+from fastgrad.engine.recurrent_weights import Weights, draw_weights, pre_bias
 
 CHUNK = 64  # steps of input product at once: enough to share each load of U, few enough that their pre-activations stay in cache
 
@@ -75,6 +75,73 @@ class Block(NamedTuple):
     slots: Any
     columns: Any
     total_columns: Any
+
+
+class Work(NamedTuple):
+    """Arrays that one block works in.
+
+    w_t, first_t, rest_t : transposed W_hh, W_ih of the first layer and of one above.  bias : (P H,).  pre : (CHUNK, B, P H).
+    states : (K, S, T + 1, B, H) with exponents (K, T + 1).  local : (K, T, B, V, H).  scaled, total : (B, H).  d_pre : (T, B, P H) with
+    d_exponents (T,).  above : (2, T + 1, B, H) with above_exponents (2, T + 1), gradients from the layer above and for the one below.
+    gradient, before : (S, B, H), at this step and the one before.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.
+    product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  scratch : any one tensor that is drawn.
+    """
+
+    w_t: Any
+    first_t: Any
+    rest_t: Any
+    bias: Any
+    pre: Any
+    states: Any
+    exponents: Any
+    local: Any
+    scaled: Any
+    total: Any
+    d_pre: Any
+    d_exponents: Any
+    above: Any
+    above_exponents: Any
+    gradient: Any
+    before: Any
+    rows: Any
+    none: Any
+    product_first: Any
+    product_rest: Any
+    sums: Any
+    scratch: Any
+
+
+def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInfo) -> Work:
+    """Room for a block."""
+    steps, batch, features = inputs.shape
+    stacked, rows, width = weights.recurrent.shape
+    dtype = inputs.dtype
+    longest = max(width * max(width, features), rows, batch * width, steps * batch * features if draws_inputs else 0)
+    states = (cell.n_states, batch, width)
+    return Work(
+        w_t=np.empty((width, rows), dtype),
+        first_t=np.empty((features, rows), dtype),
+        rest_t=np.empty((width, rows), dtype),
+        bias=np.empty(cell.n_pre * width, dtype),
+        pre=np.empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
+        states=np.zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
+        exponents=np.zeros((stacked, steps + 1), np.int64),
+        local=np.empty((stacked, steps, batch, cell.n_local, width), dtype),
+        scaled=np.empty((batch, width), dtype),
+        total=np.empty((batch, width), dtype),
+        d_pre=np.empty((steps, batch, cell.n_pre * width), dtype),
+        d_exponents=np.empty(steps, np.int64),
+        above=np.zeros((2, steps + 1, batch, width), dtype),
+        above_exponents=np.empty((2, steps + 1), np.int64),
+        gradient=np.empty(states, dtype),
+        before=np.empty(states, dtype),
+        rows=np.empty((SUM_CHUNK, batch, rows), dtype),
+        none=np.zeros(steps, np.int64),
+        product_first=np.empty((features, rows), dtype),
+        product_rest=np.empty((width, rows), dtype),
+        sums=np.empty(rows),
+        scratch=np.empty(longest + SLACK, dtype),
+    )
 
 
 class CellInfo(NamedTuple):
@@ -252,16 +319,13 @@ def _forward_layer(cell, x, x_exponents, w_t, u_t, bias, biased, states, exponen
 
 @register_jitable(error_model="numpy")
 def _backward_layer(
-    cell, w, states, exponents, x, x_exponents, local, above, above_exponents, d_pre, d_exponents, out, columns, slots, k, layer, traced
+    cell, work, w, states, exponents, x, x_exponents, local, above, above_exponents, d_pre, d_exponents, out, columns, slots, k, layer, traced
 ):
     """One stacked layer back through all steps; fills d_pre (T, B, P H) and its exponents (T,)."""
     steps, batch, _ = d_pre.shape
     width = w.shape[1]
-    dtype = d_pre.dtype
-    gradient = np.zeros((cell.n_states, batch, width), dtype=dtype)
-    before = np.zeros((cell.n_states, batch, width), dtype=dtype)
-    total = np.zeros((batch, width), dtype=dtype)
-    scratch = np.empty((1, batch, cell.gates * width), dtype=dtype)
+    gradient, before, total = work.gradient, work.before, work.total
+    fill(gradient.reshape(gradient.size), 0)
     gap = (cell.n_states - 1) * batch * width
     exponent = NOTHING
     for t in range(steps, 0, -1):
@@ -274,7 +338,7 @@ def _backward_layer(
         d_exponents[t - 1] = exponent
         scale = 0 if exponent == NOTHING else exponent
         h, h_exponent, x_exponent = states[0, t - 1], exponents[t - 1], x_exponents[t - 1]
-        record_step(out, columns, slots, cell.input_rows, k, layer, t, d_now, h, x[t - 1], scale, h_exponent, x_exponent, scratch)
+        record_step(out, columns, slots, cell.input_rows, k, layer, t, d_now, h, x[t - 1], scale, h_exponent, x_exponent, work.rows[0])
         multiply_transposed(w, d_now[:, : cell.gates * width], before[0], True)
         gradient, before = before, gradient
         exponent = _renormalise(gradient, exponent)
@@ -282,11 +346,11 @@ def _backward_layer(
     _trace_gradients(traced, 0, gradient, gradient[cell.n_states - 1], exponent)
 
 @register_jitable(error_model="numpy")
-def _gradient_below(cell, u, d_pre, d_exponents, below, below_exponents):
+def _gradient_below(cell, work, u, d_pre, d_exponents, below, below_exponents):
     """dl/dx_t = U^T d_pre_t for all steps, in below (T + 1, B, N)."""
     steps, batch, _ = d_pre.shape
     width = u.shape[0] // cell.gates
-    rows = np.empty((batch, cell.gates * width), dtype=d_pre.dtype)
+    rows = work.rows[0]
     below_exponents[0] = NOTHING
     for t in range(steps):
         input_gradients(d_pre[t], cell.input_rows, width, rows)
@@ -294,58 +358,44 @@ def _gradient_below(cell, u, d_pre, d_exponents, below, below_exponents):
         below_exponents[t + 1] = d_exponents[t]
 
 @register_jitable(error_model="numpy")
-def _record_totals(cell, totals, total_columns, k, layer, d_pre, d_exponents, states, exponents, x, x_exponents, traced):
+def _record_totals(cell, work, totals, total_columns, k, layer, d_pre, d_exponents, states, exponents, x, x_exponents, traced):
     """The derivatives by W_hh, W_ih, b_hh, b_ih of one stacked layer, summed over the steps."""
     batch, width = states.shape[2], states.shape[3]
     traced_w, traced_u, traced_b, traced_input_b = traced
     tracing = traced_w.size > 0
-    rows = np.empty((SUM_CHUNK, batch, cell.gates * width), dtype=d_pre.dtype)
+    rows = work.rows
     hidden = states[0, :-1]
     row = total_columns[WEIGHT_TOTAL]
     if row >= 0 or tracing:
-        value = weight_total(d_pre, d_exponents, hidden, exponents, False, cell.input_rows, width, rows, traced_w)
+        value = weight_total(d_pre, d_exponents, hidden, exponents, False, cell.input_rows, width, rows, work.product_rest, traced_w)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[INPUT_WEIGHT_TOTAL]
     if row >= 0 or tracing:
-        value = weight_total(d_pre, d_exponents, x, x_exponents, True, cell.input_rows, width, rows, traced_u)
+        product = work.product_first if layer == 0 else work.product_rest
+        value = weight_total(d_pre, d_exponents, x, x_exponents, True, cell.input_rows, width, rows, product, traced_u)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[BIAS_TOTAL]
     if row >= 0 or tracing:
-        value = bias_total(d_pre, d_exponents, False, cell.input_rows, width, rows, traced_b)
+        value = bias_total(d_pre, d_exponents, work.none, False, cell.input_rows, width, rows, work.sums, traced_b)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[INPUT_BIAS_TOTAL]
     if row >= 0 or tracing:
-        value = bias_total(d_pre, d_exponents, True, cell.input_rows, width, rows, traced_input_b)
+        value = bias_total(d_pre, d_exponents, work.none, True, cell.input_rows, width, rows, work.sums, traced_input_b)
         if row >= 0:
             totals[row, k, layer] = value
 
-def _run(one, cell, weights, block, out, totals, left, trace):
+def _run(one, cell, weights, block, work, out, totals, left, trace):
     steps, batch, features = block.inputs.shape
     stacked, _, width = weights.recurrent.shape
-    dtype = weights.recurrent.dtype
-    n_inputs = 0 if block.given_inputs else steps * batch * features
-    longest = max(width * max(width, features), cell.gates * width, n_inputs)
-    scratch = np.empty(longest + SLACK, dtype=dtype)
+    n_inputs = steps * batch * features
     x = block.inputs
     columns, slots = block.columns, block.slots
-    w_t = np.empty((width, cell.gates * width), dtype=dtype)
-    first_t = np.empty((features, cell.gates * width), dtype=dtype)
-    rest_t = np.empty((width, cell.gates * width), dtype=dtype)
-    bias = np.empty(cell.n_pre * width, dtype=dtype)
-    states = np.zeros((stacked, cell.n_states, steps + 1, batch, width), dtype=dtype)
-    exponents = np.zeros((stacked, steps + 1), dtype=np.int64)
-    local = np.empty((stacked, steps, batch, cell.n_local, width), dtype=dtype)
-    pre = np.empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype=dtype)
-    scaled = np.empty((batch, width), dtype=dtype)
-    d_pre = np.empty((steps, batch, cell.n_pre * width), dtype=dtype)
-    d_exponents = np.empty(steps, dtype=np.int64)
-    above = np.zeros((2, steps + 1, batch, width), dtype=dtype)
-    above_exponents = np.empty((2, steps + 1), dtype=np.int64)
-    none = np.zeros(steps, dtype=np.int64)
-    probe = np.empty(batch * width + SLACK, dtype=dtype)
+    w_t, first_t, rest_t, bias, scaled, pre = work.w_t, work.first_t, work.rest_t, work.bias, work.scaled, work.pre
+    states, exponents, local, d_pre, d_exponents = work.states, work.exponents, work.local, work.d_pre, work.d_exponents
+    above, above_exponents, none, scratch = work.above, work.above_exponents, work.none, work.scratch
 
     for k in range(block.count):
         realization = block.first + k
@@ -374,10 +424,10 @@ def _run(one, cell, weights, block, out, totals, left, trace):
         if left[k] >= 0:
             continue  # NaN stays in every gradient of this realization
 
-        draw_probe(probe, batch * width, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
+        draw_probe(scratch, batch * width, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
         fill(above[0].reshape(above[0].size), 0)
         fill(above_exponents[0], NOTHING)
-        copy(probe, above[0, steps].reshape(batch * width))
+        copy(scratch, above[0, steps].reshape(batch * width))
         above_exponents[0, steps] = 0
         for layer in range(stacked - 1, -1, -1):
             now = (stacked - 1 - layer) % 2
@@ -387,21 +437,21 @@ def _run(one, cell, weights, block, out, totals, left, trace):
                 x_layer, x_exponents = states[layer - 1, 0, 1:], exponents[layer - 1, 1:]
                 traced_u = trace.input_rest[layer - 1]
             _backward_layer(
-                cell, weights.recurrent[layer], states[layer], exponents[layer], x_layer, x_exponents, local[layer],
+                cell, work, weights.recurrent[layer], states[layer], exponents[layer], x_layer, x_exponents, local[layer],
                 above[now], above_exponents[now], d_pre, d_exponents, out, columns, slots, k, layer, trace.gradients[layer],
             )  # fmt: skip
             if layer > 0:
-                _gradient_below(cell, weights.input_rest[layer - 1], d_pre, d_exponents, above[1 - now], above_exponents[1 - now])
+                _gradient_below(cell, work, weights.input_rest[layer - 1], d_pre, d_exponents, above[1 - now], above_exponents[1 - now])
             traced = (trace.recurrent[layer], traced_u, trace.biases[layer], trace.input_biases[layer])
             _record_totals(
-                cell, totals, block.total_columns, k, layer, d_pre, d_exponents, states[layer], exponents[layer], x_layer, x_exponents, traced
+                cell, work, totals, block.total_columns, k, layer, d_pre, d_exponents, states[layer], exponents[layer], x_layer, x_exponents, traced
             )
         _trace_states(trace, states, exponents)
 
 
 @lru_cache(maxsize=1)
 def unrolled_kernel() -> Callable[..., Any]:
-    """The kernel ``run(one, cell, weights, block, out, totals, left, trace)``; ``draws.prepare`` must have been called.
+    """The kernel ``run(one, cell, weights, block, work, out, totals, left, trace)``; ``draws.prepare`` must have been called.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K, kept steps) and totals : (variables, R, K), float64, nats,
     prefilled with NaN.  left : (R,) int64, -1 or the first step whose activations left the number range.
