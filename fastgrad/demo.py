@@ -53,8 +53,8 @@ class DemoSize:
     relu_depth: int = 100
     steps: int = 1000
     hidden: int = 64
-    deep_realizations: int = 16
-    realizations: int = 50
+    deep_realizations: int = 20
+    realizations: int = 60
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Demo:
 
     def __str__(self) -> str:
         pictures = ["Pictures:", *(f"  {path}" for path in self.pictures)]
-        parts = [_width_one_lines(self.width_one), _table_lines(self.growths), pictures]
+        table = [*_table_lines(self.growths), _TABLE_NOTE]
+        parts = [_width_one_lines(self.width_one), table, pictures]
         return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -338,6 +339,12 @@ def _table_lines(growths: Mapping[str, Growth]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+
+
+_TABLE_NOTE = (
+    "± is the 95 % interval of the mean. At the critical gain, and with He's weights, networks of infinite width\n"
+    "keep their gradients; what is lost here comes from the finite width, and grows with depth / width."
+)
 
 
 def _table_row(name: str, g: Growth) -> tuple[str, ...]:
