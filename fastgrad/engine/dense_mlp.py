@@ -12,6 +12,7 @@ rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,15 +28,16 @@ from fastgrad.engine.norms import (
     excess,
     largest,
     log_norm,
+    log_norm_of,
     log_size,
     outer_squares,
     power_of_two,
     shift_exponent,
     sum_of_rows_squares,
-    sum_of_squares,
 )
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
+from fastgrad.engine.views import as_matrix, as_vector
 
 VARIABLES = (
     "gradient_log_norm",
@@ -177,14 +179,14 @@ def _weight_matrix(one, layers, block, storage, realization, layer, drawn):
     columns = layers.widths[layer - 1]
     start = layers.weight_offsets[layer]
     if layers.weights.size > 0:
-        return layers.weights[start : start + rows * columns].reshape((rows, columns))
+        return as_matrix(layers.weights[start : start + rows * columns], rows, columns)
     if not block.keep_weights:
         start = 0
     if not drawn or not block.keep_weights:
         spread = type(one)(layers.weight_scale[layer - 1])
         where = address(Role.WEIGHT, 0, layer, realization)
         draw_matrix(storage[start:], rows, columns, layers.weight_kind, spread, where, block.key)
-    return storage[start : start + rows * columns].reshape((rows, columns))
+    return as_matrix(storage[start : start + rows * columns], rows, columns)
 
 @register_jitable(error_model="numpy")
 def _bias_vector(one, layers, block, storage, realization, layer):
@@ -193,7 +195,7 @@ def _bias_vector(one, layers, block, storage, realization, layer):
     start = layers.bias_offsets[layer]
     if layers.biases.size > 0:
         copy(layers.biases[start : start + n], storage[:n])
-        return True
+        return largest(storage[:n]) > 0
     spread = layers.bias_scale[layer - 1]
     if spread == 0.0:
         fill(storage[:n], 0)
@@ -207,14 +209,14 @@ def _rows_of(storage, layers, batch, layer):
     """The (B, n_l) part of a flat buffer that belongs to a layer."""
     n = layers.widths[layer]
     start = layers.state_offsets[layer] * batch
-    return storage[start : start + batch * n].reshape((batch, n))
+    return as_matrix(storage[start : start + batch * n], batch, n)
 
 @register_jitable(error_model="numpy")
 def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, slope, layer):
     """x_l and phi'(h_l) from x_{l-1} * 2**exponent; returns the exponent of x_l."""
     batch = h.shape[0]
     multiply(w, x_before, h, False)
-    flat = h.reshape(h.size)
+    flat = as_vector(h)
     plain = layers.linear_output and layer == layers.widths.size - 1
     line = phi.homogeneous or plain
     tangent = False
@@ -237,7 +239,7 @@ def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, 
             _kinked_line(h[b], row_bias, x[b], slope[b], type(one)(phi.left_slope), type(one)(phi.right_slope))
         else:
             activate(phi.address, h[b], row_bias, x[b], slope[b])
-    flat_x = x.reshape(x.size)
+    flat_x = as_vector(x)
     top = largest(flat_x)
     if line or tangent or (phi.through_zero and top * power_of_two(exponent) < TINY):
         shift = excess(top)
@@ -248,8 +250,8 @@ def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, 
 
 @register_jitable(error_model="numpy")
 def _record_gradient(out, columns, slots, k, layer, g, exponent):
-    flat = g.reshape(g.size)
-    _put(out, columns, slots, GRADIENT, k, layer, log_norm(sum_of_squares(flat), exponent))
+    flat = as_vector(g)
+    _put(out, columns, slots, GRADIENT, k, layer, log_norm_of(flat, exponent))
     _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(flat), exponent))
 
 def _run(one, phi, layers, block, work, out, left, trace):
@@ -267,9 +269,9 @@ def _run(one, phi, layers, block, work, out, left, trace):
         else:
             drawn = gradients[0]
             draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-            copy(drawn, x.reshape(x.size))
+            copy(drawn, as_vector(x))
         exponents[0] = 0
-        _put(out, columns, slots, ACTIVATION, k, 0, log_norm(sum_of_squares(x.reshape(x.size)), 0))
+        _put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(as_vector(x), 0))
         left[k] = -1
         for layer in range(1, depth + 1):
             before = _rows_of(states, layers, batch, layer - 1)
@@ -280,24 +282,24 @@ def _run(one, phi, layers, block, work, out, left, trace):
             biased = _bias_vector(one, layers, block, bias, realization, layer)
             if trace.weights.size > 0:
                 start = layers.weight_offsets[layer]
-                copy(w.reshape(w.size), trace.weights[start : start + w.size])
+                copy(as_vector(w), trace.weights[start : start + w.size])
                 start = layers.bias_offsets[layer]
                 copy(bias, trace.biases[start : start + n])
-            h = work.h[: batch * n].reshape((batch, n))
+            h = as_matrix(work.h[: batch * n], batch, n)
             exponents[layer] = _forward_layer(
                 one, phi, layers, before, exponents[layer - 1], w, bias, biased, h, x, slope, layer
             )
-            squares = sum_of_squares(x.reshape(x.size))
-            if not np.isfinite(squares):
+            size = log_norm_of(as_vector(x), exponents[layer])
+            if not size < math.inf:  # NaN too
                 left[k] = layer
                 break
-            _put(out, columns, slots, ACTIVATION, k, layer, log_norm(squares, exponents[layer]))
+            _put(out, columns, slots, ACTIVATION, k, layer, size)
         if left[k] >= 0:
             continue  # NaN stays in every gradient of this realization
 
         n = layers.widths[depth]
         draw_probe(gradients[0], batch * n, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
-        g = gradients[0, : batch * n].reshape((batch, n))
+        g = as_matrix(gradients[0, : batch * n], batch, n)
         exponent = 0
         _record_gradient(out, columns, slots, k, depth, g, exponent)
         if trace.gradients.size > 0:
@@ -307,7 +309,7 @@ def _run(one, phi, layers, block, work, out, left, trace):
             before = _rows_of(states, layers, batch, layer - 1)
             slope = _rows_of(slopes, layers, batch, layer)
             n = layers.widths[layer]
-            delta = work.delta[: batch * n].reshape((batch, n))
+            delta = as_matrix(work.delta[: batch * n], batch, n)
             for b in range(batch):
                 _slope_times(g[b], slope[b], delta[b])
             if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
@@ -317,11 +319,11 @@ def _run(one, phi, layers, block, work, out, left, trace):
                 _put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
             w = _weight_matrix(one, layers, block, storage, realization, layer, True)
             m = layers.widths[layer - 1]
-            g = gradients[(depth - layer + 1) % 2, : batch * m].reshape((batch, m))
+            g = as_matrix(gradients[(depth - layer + 1) % 2, : batch * m], batch, m)
             multiply_transposed(w, delta, g, False)
             if trace.deltas.size > 0:
                 copy_rows(delta, _rows_of(trace.deltas, layers, batch, layer))
-            flat = g.reshape(g.size)
+            flat = as_vector(g)
             shift = excess(largest(flat))
             if shift != 0:
                 shift_exponent(flat, -shift)
@@ -334,7 +336,7 @@ def _run(one, phi, layers, block, work, out, left, trace):
             for layer in range(depth + 1):
                 traced = _rows_of(trace.states, layers, batch, layer)
                 copy_rows(_rows_of(states, layers, batch, layer), traced)
-                shift_exponent(traced.reshape(traced.size), exponents[layer])
+                shift_exponent(as_vector(traced), exponents[layer])
 
 
 

@@ -92,17 +92,48 @@ def log_size(top, exponent):
 
 
 @register_jitable(error_model="numpy")
+def log_norm_of(x, exponent):
+    """ln of the norm of a contiguous vector times 2**exponent, also where squares leave float64; inf or NaN if an entry is."""
+    squares = sum_of_squares(x)
+    if (1e-280 < squares and squares < 1e280) or squares != squares:
+        return log_norm(squares, exponent)
+    top = np.float64(largest(x))
+    if top == 0.0 or not math.isfinite(top):
+        return log_size(top, exponent)
+    shift = math.frexp(top)[1]
+    total = 0.0
+    for j in range(x.size):
+        value = math.ldexp(np.float64(x[j]), -shift)
+        total += value * value
+    return log_norm(total, exponent + shift)
+
+
+CANCELS = 1e-4  # a Gram sum this far below its diagonal has lost digits: the product itself is then formed
+
+
+@register_jitable(error_model="numpy")
 def outer_squares(d, x):
     """Squared Frobenius norm of sum_b d_b x_b^T for rows d (B, m), x (B, n): Gram matrices, no m x n product."""
     batch = d.shape[0]
     if batch == 1:
         return sum_of_squares(d[0]) * sum_of_squares(x[0])
     total = 0.0
+    diagonal = 0.0
     for a in range(batch):
-        total += inner(d[a], d[a]) * inner(x[a], x[a])
+        diagonal += inner(d[a], d[a]) * inner(x[a], x[a])
         for b in range(a):
             total += 2.0 * inner(d[a], d[b]) * inner(x[a], x[b])
-    return max(total, 0.0)
+    total += diagonal
+    if total >= CANCELS * diagonal:
+        return total
+    total = 0.0
+    for i in range(d.shape[1]):
+        for j in range(x.shape[1]):
+            entry = 0.0
+            for b in range(batch):
+                entry += np.float64(d[b, i]) * np.float64(x[b, j])
+            total += entry * entry
+    return total
 
 
 @register_jitable(error_model="numpy")
@@ -111,8 +142,9 @@ def sum_of_rows_squares(d):
     if d.shape[0] == 1:
         return sum_of_squares(d[0])
     total = 0.0
-    for a in range(d.shape[0]):
-        total += inner(d[a], d[a])
-        for b in range(a):
-            total += 2.0 * inner(d[a], d[b])
-    return max(total, 0.0)
+    for i in range(d.shape[1]):
+        entry = 0.0
+        for b in range(d.shape[0]):
+            entry += np.float64(d[b, i])
+        total += entry * entry
+    return total

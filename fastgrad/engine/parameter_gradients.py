@@ -16,7 +16,9 @@ from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
 from fastgrad.engine.native import multiply_transposed
-from fastgrad.engine.norms import log_norm, outer_squares, shift_exponent, sum_of_rows_squares, sum_of_squares
+from fastgrad.engine.norms import largest, log_norm, outer_squares, shift_exponent, sum_of_rows_squares, sum_of_squares
+from fastgrad.engine.views import as_matrix, as_vector
+from fastgrad.jit import reduction
 
 STEP_VARIABLES = (
     "gradient_log_norm",
@@ -78,25 +80,31 @@ def record_step(out, columns, slots, input_rows, k, layer, t, d_pre, hidden, x, 
         put(out, columns, slots, INPUT_BIAS, k, layer, t, log_norm(sum_of_rows_squares(rows), exponent))
 
 
-@register_jitable(error_model="numpy")
-def _largest_exponent(d_exponents, factor_exponents):
+@reduction
+def _highest(orders):
     top = NOTHING
-    for t in range(d_exponents.size):
-        if d_exponents[t] != NOTHING:
-            top = max(top, d_exponents[t] + factor_exponents[t])
+    for t in range(orders.size):
+        top = max(top, orders[t])
     return top
 
 
 @register_jitable(error_model="numpy")
-def _scaled_chunk(d_pre, d_exponents, factor_exponents, start, top, for_input, input_rows, width, rows):
+def _orders_of_products(d_exponents, x, x_exponents, orders):
+    """orders[t] = exponent of d_pre_t^T x_t, NOTHING where either is exactly zero (a zero's exponent means nothing)."""
+    for t in range(orders.size):
+        zero = d_exponents[t] == NOTHING or largest(as_vector(x[t])) == 0
+        orders[t] = NOTHING if zero else d_exponents[t] + x_exponents[t]
+
+
+@register_jitable(error_model="numpy")
+def _scaled_chunk(d_pre, orders, start, top, for_input, input_rows, width, rows):
     """Steps start … of d_pre at exponent ``top`` into rows (SUM_CHUNK, B, G H); returns how many, 0 if none of them matters."""
     steps = min(SUM_CHUNK, d_pre.shape[0] - start)
     matter = False
     for s in range(steps):
         t = start + s
-        flat = rows[s].reshape(rows[s].size)
-        distance = d_exponents[t] + factor_exponents[t] - top
-        if d_exponents[t] == NOTHING or distance < -NEGLIGIBLE:
+        flat = as_vector(rows[s])
+        if orders[t] < top - NEGLIGIBLE:
             fill(flat, 0)
             continue
         matter = True
@@ -104,52 +112,53 @@ def _scaled_chunk(d_pre, d_exponents, factor_exponents, start, top, for_input, i
             input_gradients(d_pre[t], input_rows, width, rows[s])
         else:
             copy_rows(d_pre[t], rows[s])
-        shift_exponent(flat, distance)
+        shift_exponent(flat, orders[t] - top)
     return steps if matter else 0
 
 
 @register_jitable(error_model="numpy")
-def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, product, traced):
+def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, product, orders, traced):
     """ln of the norm of sum_t d_pre_t^T x_t; x (T, B, N). The matrix goes to ``traced`` (G H, N) unless that is empty.
 
-    rows (SUM_CHUNK, B, G H) and product (N, G H) are room to work in.
+    rows (SUM_CHUNK, B, G H), product (N, G H) and orders (T,) are room to work in.
     """
     batch = d_pre.shape[1]
     columns = x.shape[2]
     m = rows.shape[2]
-    top = _largest_exponent(d_exponents, x_exponents)
+    _orders_of_products(d_exponents, x, x_exponents, orders)
+    top = _highest(orders)
     if top == NOTHING:
         return -math.inf
-    fill(product.reshape(product.size), 0)
+    flat = as_vector(product)
+    fill(flat, 0)
     for start in range(0, d_pre.shape[0], SUM_CHUNK):
-        steps = _scaled_chunk(d_pre, d_exponents, x_exponents, start, top, for_input, input_rows, width, rows)
+        steps = _scaled_chunk(d_pre, orders, start, top, for_input, input_rows, width, rows)
         if steps > 0:
             n = steps * batch
-            source = x[start : start + steps].reshape((n, columns))
-            multiply_transposed(rows[:steps].reshape((n, m)), source.T, product, True)
+            source = as_matrix(as_vector(x[start : start + steps]), n, columns)
+            multiply_transposed(as_matrix(as_vector(rows), n, m), source.T, product, True)
     if traced.size > 0:
         transpose(product, traced)
-        shift_exponent(traced.reshape(traced.size), top)
-    return log_norm(sum_of_squares(product.reshape(product.size)), top)
+        shift_exponent(as_vector(traced), top)
+    return log_norm(sum_of_squares(flat), top)
 
 
 @register_jitable(error_model="numpy")
-def bias_total(d_pre, d_exponents, none, for_input, input_rows, width, rows, total, traced):
+def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, total, traced):
     """ln of the norm of sum_t sum_b d_pre_t, formed in float64; the vector goes to ``traced`` (G H,) unless that is empty.
 
-    none (T,) zeros; rows (SUM_CHUNK, B, G H) and total (G H,) float64 are room to work in.
+    rows (SUM_CHUNK, B, G H) and total (G H,) float64 are room to work in.
     """
-    m = rows.shape[2]
-    top = _largest_exponent(d_exponents, none)
+    top = _highest(d_exponents)
     if top == NOTHING:
         return -math.inf
     fill(total, 0)
     for start in range(0, d_pre.shape[0], SUM_CHUNK):
-        steps = _scaled_chunk(d_pre, d_exponents, none, start, top, for_input, input_rows, width, rows)
+        steps = _scaled_chunk(d_pre, d_exponents, start, top, for_input, input_rows, width, rows)
         for s in range(steps):
             for b in range(d_pre.shape[1]):
                 row = rows[s, b]
-                for j in range(m):
+                for j in range(total.size):
                     total[j] += row[j]
     if traced.size > 0:
         copy(total, traced)

@@ -14,6 +14,7 @@ from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.draws import draw_matrix, draw_vector
 from fastgrad.engine.norms import largest
 from fastgrad.engine.random import Role, address
+from fastgrad.engine.views import as_vector
 
 
 class Weights(NamedTuple):
@@ -48,7 +49,7 @@ def _draw_gates(out, gates, kind, spread, role, layer, realization, key, scratch
     for gate in range(gates):
         draw_matrix(scratch, width, columns, kind, spread, address(role, gate, layer, realization), key)
         size = width * columns
-        copy(scratch, out[gate * width : (gate + 1) * width].reshape(size))
+        copy(scratch, as_vector(out[gate * width : (gate + 1) * width]))
 
 
 @register_jitable(error_model="numpy")

@@ -28,11 +28,10 @@ from fastgrad.engine.native import multiply_transposed
 from fastgrad.engine.norms import (
     excess,
     largest,
-    log_norm,
+    log_norm_of,
     log_size,
     power_of_two,
     shift_exponent,
-    sum_of_squares,
 )
 from fastgrad.engine.parameter_gradients import (
     ACTIVATION,
@@ -54,6 +53,7 @@ from fastgrad.engine.parameter_gradients import (
 from fastgrad.engine.pointwise import backward_units, forward_units
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.recurrent_weights import Weights, draw_weights, pre_bias
+from fastgrad.engine.views import as_matrix, as_vector
 
 CHUNK = 64  # steps of input product at once: enough to share each load of U, few enough that their pre-activations stay in cache
 
@@ -83,7 +83,7 @@ class Work(NamedTuple):
     w_t, first_t, rest_t : transposed W_hh, W_ih of the first layer and of one above.  bias : (P H,).  pre : (CHUNK, B, P H).
     states : (K, S, T + 1, B, H) with exponents (K, T + 1).  local : (K, T, B, V, H).  scaled, total : (B, H).  d_pre : (T, B, P H) with
     d_exponents (T,).  above : (2, T + 1, B, H) with above_exponents (2, T + 1), gradients from the layer above and for the one below.
-    gradient, before : (S, B, H), at this step and the one before.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.
+    gradient, before : (S, B, H), at this step and the one before.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.  orders : (T,).
     product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  scratch : any one tensor that is drawn.
     """
 
@@ -105,6 +105,7 @@ class Work(NamedTuple):
     before: Any
     rows: Any
     none: Any
+    orders: Any
     product_first: Any
     product_rest: Any
     sums: Any
@@ -137,6 +138,7 @@ def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInf
         before=np.empty(states, dtype),
         rows=np.empty((SUM_CHUNK, batch, rows), dtype),
         none=np.zeros(steps, np.int64),
+        orders=np.empty(steps, np.int64),
         product_first=np.empty((features, rows), dtype),
         product_rest=np.empty((width, rows), dtype),
         sums=np.empty(rows),
@@ -176,9 +178,9 @@ class Trace(NamedTuple):
 @register_jitable(error_model="numpy")
 def _scaled_pre(pre, bias, biased, hidden, exponent, x_exponent, scaled_hidden):
     """Homogeneous cells: bring U x (in pre), b and h to one exponent, which is returned; h goes to scaled_hidden."""
-    flat_pre = pre.reshape(pre.size)
+    flat_pre = as_vector(pre)
     common = NOTHING
-    if largest(hidden.reshape(hidden.size)) > 0:
+    if largest(as_vector(hidden)) > 0:
         common = exponent
     if largest(flat_pre) > 0:
         common = max(common, x_exponent)
@@ -187,12 +189,13 @@ def _scaled_pre(pre, bias, biased, hidden, exponent, x_exponent, scaled_hidden):
     if common == NOTHING:
         common = 0
     copy_rows(hidden, scaled_hidden)
-    shift_exponent(scaled_hidden.reshape(hidden.size), exponent - common)
+    shift_exponent(as_vector(scaled_hidden), exponent - common)
     shift_exponent(flat_pre, x_exponent - common)
-    factor = pre.dtype.type(power_of_two(-common))
-    for b in range(pre.shape[0]):
-        for j in range(bias.size):
-            pre[b, j] += bias[j] * factor
+    if biased:  # then common >= 0, and the factor at most 1
+        factor = pre.dtype.type(power_of_two(-common))
+        for b in range(pre.shape[0]):
+            for j in range(bias.size):
+                pre[b, j] += bias[j] * factor
     return common
 
 
@@ -203,10 +206,10 @@ def _add_from_above(gradient, exponent, above, above_exponent):
         return exponent
     if exponent == NOTHING or above_exponent > exponent:
         if exponent != NOTHING:
-            shift_exponent(gradient.reshape(gradient.size), exponent - above_exponent)
+            shift_exponent(as_vector(gradient), exponent - above_exponent)
         exponent = above_exponent
-    first = gradient[0].reshape(gradient[0].size)
-    source = above.reshape(above.size)
+    first = as_vector(gradient[0])
+    source = as_vector(above)
     factor = above.dtype.type(power_of_two(above_exponent - exponent))
     for j in range(first.size):
         first[j] += source[j] * factor
@@ -216,7 +219,7 @@ def _add_from_above(gradient, exponent, above, above_exponent):
 @register_jitable(error_model="numpy")
 def _renormalise(gradient, exponent):
     """Take a power of two out of the gradient if it has left the window; returns the new exponent."""
-    flat = gradient.reshape(gradient.size)
+    flat = as_vector(gradient)
     top = largest(flat)
     if top == 0.0:
         return NOTHING
@@ -230,12 +233,12 @@ def _renormalise(gradient, exponent):
 @register_jitable(error_model="numpy")
 def _record_gradients(out, columns, slots, k, layer, t, gradient, total, exponent):
     """gradient (S, B, H), total (B, H): the full derivative by the cell state."""
-    h = gradient[0].reshape(gradient[0].size)
+    h = as_vector(gradient[0])
     scale = 0 if exponent == NOTHING else exponent
-    put(out, columns, slots, GRADIENT, k, layer, t, log_norm(sum_of_squares(h), scale))
+    put(out, columns, slots, GRADIENT, k, layer, t, log_norm_of(h, scale))
     put(out, columns, slots, GRADIENT_MAX, k, layer, t, log_size(largest(h), scale))
     if gradient.shape[0] == 2:
-        put(out, columns, slots, CELL_GRADIENT, k, layer, t, log_norm(sum_of_squares(total.reshape(total.size)), scale))
+        put(out, columns, slots, CELL_GRADIENT, k, layer, t, log_norm_of(as_vector(total), scale))
 
 
 @register_jitable(error_model="numpy")
@@ -246,7 +249,7 @@ def _trace_gradients(traced, t, gradient, total, exponent):
     for s in range(gradient.shape[0]):
         kept = traced[s, t]
         copy_rows(gradient[s] if s == 0 else total, kept)
-        shift_exponent(kept.reshape(kept.size), scale)
+        shift_exponent(as_vector(kept), scale)
 
 
 @register_jitable(error_model="numpy")
@@ -258,18 +261,18 @@ def _trace_states(trace, states, exponents):
             for t in range(states.shape[2]):
                 kept = trace.states[layer, s, t]
                 copy_rows(states[layer, s, t], kept)
-                shift_exponent(kept.reshape(kept.size), exponents[layer, t])
+                shift_exponent(as_vector(kept), exponents[layer, t])
 
 
 @register_jitable(error_model="numpy")
 def _input_product(cell, u_transposed, x, bias, pre):
     """pre (t, B, P H) = U x_t in the input rows, plus b unless the cell is cell.homogeneous; x (t, B, N)."""
     steps, batch, columns = x.shape
-    flat_x = x.reshape((steps * batch, columns))
-    flat = pre.reshape((steps * batch, pre.shape[2]))
+    flat_x = as_matrix(as_vector(x), steps * batch, columns)
+    flat = as_matrix(as_vector(pre), steps * batch, pre.shape[2])
     width = u_transposed.shape[1] // cell.gates
     if cell.rows_apart:
-        fill(flat.reshape(flat.size), 0)
+        fill(as_vector(flat), 0)
         for gate in range(cell.gates):
             row = cell.input_rows[gate]
             part = u_transposed[:, gate * width : (gate + 1) * width]
@@ -288,7 +291,7 @@ def _forward_layer(cell, x, x_exponents, w_t, u_t, bias, biased, states, exponen
     width = w_t.shape[0]
     gap = (cell.n_states - 1) * (steps + 1) * batch * width  # from a row of h to its row of c
     for s in range(cell.n_states):
-        fill(states[s, 0].reshape(batch * width), 0)
+        fill(as_vector(states[s, 0]), 0)
     exponents[0] = 0
     put(out, columns, slots, ACTIVATION, k, layer, 0, -math.inf)
     for t in range(steps):
@@ -304,17 +307,17 @@ def _forward_layer(cell, x, x_exponents, w_t, u_t, bias, biased, states, exponen
         multiply_transposed(w_t, hidden, now[:, : cell.gates * width], True)
         for b in range(batch):
             forward_units(cell.forward, now[b], states[0, t, b], states[0, t + 1, b], local[t, b], gap)
-        flat = states[0, t + 1].reshape(batch * width)
+        flat = as_vector(states[0, t + 1])
         if cell.homogeneous:
             shift = excess(largest(flat))
             if shift != 0:
                 shift_exponent(flat, -shift)
                 exponent += shift
         exponents[t + 1] = exponent
-        squares = sum_of_squares(flat)
-        if not math.isfinite(squares):
+        size = log_norm_of(flat, exponent)
+        if not size < math.inf:  # NaN too
             return t + 1
-        put(out, columns, slots, ACTIVATION, k, layer, t + 1, log_norm(squares, exponent))
+        put(out, columns, slots, ACTIVATION, k, layer, t + 1, size)
     return -1
 
 @register_jitable(error_model="numpy")
@@ -325,7 +328,7 @@ def _backward_layer(
     steps, batch, _ = d_pre.shape
     width = w.shape[1]
     gradient, before, total = work.gradient, work.before, work.total
-    fill(gradient.reshape(gradient.size), 0)
+    fill(as_vector(gradient), 0)
     gap = (cell.n_states - 1) * batch * width
     exponent = NOTHING
     for t in range(steps, 0, -1):
@@ -367,23 +370,23 @@ def _record_totals(cell, work, totals, total_columns, k, layer, d_pre, d_exponen
     hidden = states[0, :-1]
     row = total_columns[WEIGHT_TOTAL]
     if row >= 0 or tracing:
-        value = weight_total(d_pre, d_exponents, hidden, exponents, False, cell.input_rows, width, rows, work.product_rest, traced_w)
+        value = weight_total(d_pre, d_exponents, hidden, exponents, False, cell.input_rows, width, rows, work.product_rest, work.orders, traced_w)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[INPUT_WEIGHT_TOTAL]
     if row >= 0 or tracing:
         product = work.product_first if layer == 0 else work.product_rest
-        value = weight_total(d_pre, d_exponents, x, x_exponents, True, cell.input_rows, width, rows, product, traced_u)
+        value = weight_total(d_pre, d_exponents, x, x_exponents, True, cell.input_rows, width, rows, product, work.orders, traced_u)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[BIAS_TOTAL]
     if row >= 0 or tracing:
-        value = bias_total(d_pre, d_exponents, work.none, False, cell.input_rows, width, rows, work.sums, traced_b)
+        value = bias_total(d_pre, d_exponents, False, cell.input_rows, width, rows, work.sums, traced_b)
         if row >= 0:
             totals[row, k, layer] = value
     row = total_columns[INPUT_BIAS_TOTAL]
     if row >= 0 or tracing:
-        value = bias_total(d_pre, d_exponents, work.none, True, cell.input_rows, width, rows, work.sums, traced_input_b)
+        value = bias_total(d_pre, d_exponents, True, cell.input_rows, width, rows, work.sums, traced_input_b)
         if row >= 0:
             totals[row, k, layer] = value
 
@@ -403,7 +406,7 @@ def _run(one, cell, weights, block, work, out, totals, left, trace):
             draw_weights(one, weights, cell.gates, realization, block.key, scratch)
         if not block.given_inputs:
             draw_vector(scratch, n_inputs, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-            copy(scratch, x.reshape(n_inputs))
+            copy(scratch, as_vector(x))
 
         left[k] = -1
         for layer in range(stacked):
@@ -425,9 +428,9 @@ def _run(one, cell, weights, block, work, out, totals, left, trace):
             continue  # NaN stays in every gradient of this realization
 
         draw_probe(scratch, batch * width, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
-        fill(above[0].reshape(above[0].size), 0)
+        fill(as_vector(above[0]), 0)
         fill(above_exponents[0], NOTHING)
-        copy(scratch, above[0, steps].reshape(batch * width))
+        copy(scratch, as_vector(above[0, steps]))
         above_exponents[0, steps] = 0
         for layer in range(stacked - 1, -1, -1):
             now = (stacked - 1 - layer) % 2
