@@ -57,7 +57,9 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Limit:
-    """Where one number format ends.
+    """Where one number format ends, for gradients that start at the loss as they were measured.
+
+    With ``loss="probe"`` they have norm 1 there; a loss scaled by s moves both ends by ln(s) / rate.
 
     Parameters
     ----------
