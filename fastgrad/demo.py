@@ -342,8 +342,8 @@ def _table_lines(growths: Mapping[str, Growth]) -> list[str]:
 
 
 _TABLE_NOTE = (
-    "± is the 95 % interval of the mean. At the critical gain, and with He's weights, infinite networks keep\n"
-    "their gradients; what is lost here comes from the finite width, and grows with depth / width."
+    "± is the 95 % interval of the mean. At the critical gain, and with He's weights, infinite width keeps\n"
+    "the gradient; what is lost here comes from the finite width, and grows with depth / width."
 )
 
 
