@@ -8,7 +8,7 @@ import pytest
 from comparisons import assert_close, assert_same_logs, logs_of
 
 import fastgrad as fg
-from fastgrad import engine
+from fastgrad.engine import trace as tracing
 
 reference = pytest.importorskip("torch_reference")
 
@@ -74,7 +74,7 @@ def test_mlp_norms(activation, case):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_mlp_elements(activation, case):
     network, state, inputs, want, bias = mlp_case(activation, case)
-    got = engine.trace(network, rng=0, inputs=inputs, weights=state, loss="sum", dtype="float64")
+    got = tracing.trace(network, rng=0, inputs=inputs, weights=state, loss="sum", dtype="float64")
     names = ["x", "gradient", "weight_gradient"] + (["bias_gradient"] if bias else [])
     for name in names:
         assert len(got[name]) == len(getattr(want, name))
@@ -142,7 +142,7 @@ def test_recurrent_norms(kind, case):
 @pytest.mark.parametrize("kind", KINDS)
 def test_recurrent_elements(kind, case):
     network, state, inputs, want, _ = recurrent_case(kind, case)
-    got = engine.trace(network, rng=0, inputs=inputs, weights=state, loss="sum", dtype="float64")
+    got = tracing.trace(network, rng=0, inputs=inputs, weights=state, loss="sum", dtype="float64")
     states = ["h", "gradient_h"] + (["c", "gradient_c"] if kind == "lstm" else [])
     for name in states:
         assert_close(got[name], getattr(want, name), TOLERANCE, name)

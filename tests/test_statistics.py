@@ -31,7 +31,7 @@ from scipy import stats
 from scipy.special import polygamma, psi
 
 import fastgrad as fg
-from fastgrad import engine
+from fastgrad.engine import trace as tracing
 
 FALSE_ALARM = 1e-6
 METHODS = ["dense"]
@@ -250,7 +250,7 @@ def test_haar_matrices():
     for shape in ((4, 4), (3, 7)):
         m, n = shape
         widths = (n, m) * 1000 if m != n else (n,) * 2000
-        trace = engine.trace(fg.MLP(widths=widths, weights=fg.Orthogonal(1.0), activation="linear"), rng=1)
+        trace = tracing.trace(fg.MLP(widths=widths, weights=fg.Orthogonal(1.0), activation="linear"), rng=1)
         check_haar(np.array([w for w in trace["weight"] if w.shape == shape]))
         if m != n:
             check_haar(np.array([w.T for w in trace["weight"] if w.shape == (n, m)]))
@@ -271,7 +271,7 @@ LAWS = {
 
 @cache
 def traced(network, seed=1):
-    return engine.trace(network, rng=seed)
+    return tracing.trace(network, rng=seed)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -295,6 +295,18 @@ def test_biases_inputs_and_probe():
     check_elements(default["bias"][0], "uniform", 1 / 3)
     without = traced(fg.MLP(widths=(9, 5, 4), weights="lecun_normal"))
     assert all(np.all(b == 0) for b in without["bias"])
+
+
+def test_inputs_of_recurrent_nets():
+    """h_t = x_t makes the drawn inputs visible."""
+    copy = {"weights": fg.Constant(0.0), "input_weights": fg.Constant(1.0), "bias_std": 0.0}
+    network = fg.RNN(20_000, 1, activation="linear", **copy)
+    inputs = [tracing.trace(network, rng=1, realization=r)["h"][0, 1:, 0, 0] for r in range(3)]
+    for x in inputs:
+        check_elements(x, "normal", 1.0)
+        assert_uncorrelated(np.array([x[:-1], x[1:]]).T)
+    assert_uncorrelated(np.array(inputs).T)
+    check_no_shared_numbers(inputs)
 
 
 @pytest.mark.parametrize("law", ["uniform", "he_normal", "xavier_normal", "pytorch_default"])
@@ -337,7 +349,7 @@ def test_orthogonal_gates_are_orthogonal_each():
 
 
 def tensors_of(network, seed, realization):
-    trace = engine.trace(network, rng=seed, realization=realization)
+    trace = tracing.trace(network, rng=seed, realization=realization)
     if network.kind == "mlp":
         scaled = [np.ravel(w) * np.sqrt(w.shape[1]) for w in trace["weight"]]
         return [*scaled, *[np.ravel(b) / network.bias_std for b in trace["bias"]], np.ravel(trace["x"][0])]
