@@ -136,6 +136,20 @@ def test_unknown_argument_is_a_type_error():
         fg.measure(MLP, realisations=3)
 
 
+@pytest.mark.parametrize("network", [MLP, RNN])
+def test_what_is_asked_for_is_done_or_refused(network):
+    """An argument that is read and then forgotten is worse than one that is refused."""
+    error = refusal(lambda: fg.measure(network, realizations=1, rng=0, method="conditional"))
+    if error is None:
+        ds = fg.measure(network, realizations=1, rng=0, method="conditional")
+        assert ds.attrs["method"] == "conditional"
+    one = fg.measure(network, realizations=1, rng=0)
+    error = refusal(lambda: fg.measure(network, realizations=1, rng=0, probes=3))
+    if error is None:
+        three = fg.measure(network, realizations=1, rng=0, probes=3)
+        assert three["gradient_log_norm"].size == 3 * one["gradient_log_norm"].size
+
+
 # networks -----------------------------------------------------------------------------------------
 
 NETWORK_MISTAKES = {

@@ -10,6 +10,8 @@ import pytest
 from comparisons import bytes_of
 
 import fastgrad as fg
+from fastgrad.engine.blocks import run_task
+from fastgrad.engine.setup import make_task
 
 NETWORKS = {
     "mlp": fg.MLP(depth=40, width=17, activation="tanh", weights=fg.Normal(1.3), bias_std=0.1),
@@ -46,6 +48,16 @@ def test_any_number_of_realizations(baseline):
     for name, network in NETWORKS.items():
         fewer = fg.measure(network, realizations=5, rng=42)
         assert_same_bytes(fewer, baseline[name].isel(realization=slice(0, 5)))
+
+
+@pytest.mark.parametrize("count", [1, 5, REALIZATIONS])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_block_size(baseline, name, count):
+    task, _ = make_task(NETWORKS[name], rng=42)
+    arrays, left = run_task(task, REALIZATIONS, threads=2, count=count)
+    for variable, values in arrays.items():
+        assert values.tobytes() == baseline[name][variable].values.tobytes(), variable
+    assert left.tobytes() == baseline[name]["left_range_at"].values.tobytes()
 
 
 def test_executor_of_threads(baseline):
