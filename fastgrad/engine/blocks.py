@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad.engine import mlp_problem, recurrent_problem
+from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 
@@ -37,6 +37,8 @@ def engine_of(task: Task) -> Engine:
     """The engine that runs a task."""
     if isinstance(task.network, Recurrent):
         return Engine(recurrent_problem.run_recurrent, recurrent_problem.workspace_bytes, recurrent_problem.work)
+    if task.method == "conditional":
+        return Engine(conditional_problem.run_conditional_mlp, conditional_problem.workspace_bytes, conditional_problem.work)
     return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work)
 
 
