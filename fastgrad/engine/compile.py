@@ -94,10 +94,14 @@ def _cache() -> Iterator[bool]:
             numba.config.CACHE_DIR = before
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop with the project's options, from this version's cache where possible; compilation happens at the first call."""
+def kernel(function: Callable[..., Any], counts_references: bool = True) -> Callable[..., Any]:
+    """Compile a loop with the project's options, from this version's cache where possible; compilation happens at the first call.
+
+    Without counting references, nothing called by the kernel may allocate an array or return one. It pays: arrays are counted, atomically, up and
+    down at every call they are passed to (measured: 4 of 5 microseconds of a layer of width 64).
+    """
     with _cache() as cached:
-        return numba.njit(cache=cached, **KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
+        return numba.njit(cache=cached, _nrt=counts_references, **KERNEL_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def entry_point(function: Callable[..., Any], signature: Any, symbol: str = "") -> Any:

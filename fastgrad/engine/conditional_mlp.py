@@ -146,11 +146,10 @@ def _orders_to_take(layers, work, layer, exponent, squares):
 
 @register_jitable(error_model="numpy")
 def _draw_z(layers, work, block, layer, realization, one, fresh):
-    """The normals of a layer's pre-activations: drawn, or still there from the forward pass."""
-    z = work.z[layer % work.z.shape[0]]
+    """The normals of a layer's pre-activations into their row of work.z: drawn, or still there from the forward pass."""
     if fresh or work.z.shape[0] <= layers.widths.size - 1:
+        z = work.z[layer % work.z.shape[0]]
         draw_vector(z, layers.widths[layer], NORMAL, one, address(Role.PREACTIVATION, 0, layer, realization), block.key)
-    return z
 
 
 @register_jitable(error_model="numpy")
@@ -159,7 +158,8 @@ def _forward(one, layers, block, work, out, k, realization):
     exponent = 0
     for layer in range(1, layers.widths.size):
         exponent = _set_spread(layers, work, layer, exponent)
-        z = _draw_z(layers, work, block, layer, realization, one, True)
+        _draw_z(layers, work, block, layer, realization, one, True)
+        z = work.z[layer % work.z.shape[0]]
         _pass(one, layers, work, layer, z, z, work.x[layer % 2], work.slope[layer % 2], 0)
         squares = work.sums[0]
         if not squares < math.inf:  # NaN too
@@ -198,7 +198,8 @@ def _record(out, block, k, layer, sums, exponent):
 def _backward(one, layers, block, work, out, k, realization, x0, v):
     depth = layers.widths.size - 1
     sums, columns, slots = work.sums, block.columns, block.slots
-    z = _draw_z(layers, work, block, depth, realization, one, False)
+    _draw_z(layers, work, block, depth, realization, one, False)
+    z = work.z[depth % work.z.shape[0]]
     slope = work.slope[depth % 2]
     _pass(one, layers, work, depth, z, z, work.x[depth % 2], slope, work.post[depth])
     step_pass(one, type(one)(0), v, v, slope, z, sums, layers.widths[depth])
@@ -220,7 +221,8 @@ def _backward(one, layers, block, work, out, k, realization, x0, v):
             blur = np.float64(xi[0])
         x, slope = x0, x0
         if below > 0:
-            z = _draw_z(layers, work, block, below, realization, one, False)
+            _draw_z(layers, work, block, below, realization, one, False)
+            z = work.z[below % work.z.shape[0]]
             x, slope = work.x[below % 2], work.slope[below % 2]
             _pass(one, layers, work, below, z, work.noise, x, slope, work.post[below])
         else:
@@ -285,4 +287,4 @@ def conditional_kernel() -> Callable[..., Any]:
     one : the number 1 in the precision of the run.  out : (variables, R, K) float64, nats, prefilled with NaN, variables as in ``dense_mlp``.
     left : (R,) int64, -1 or the first layer whose activations left the number range.
     """
-    return kernel(_run)
+    return kernel(_run, counts_references=False)
