@@ -66,7 +66,7 @@ def some_inputs(network, batch, seed):
 def traced_and_measured(network, seed, batch, loss, dtype="float64"):
     options = {"inputs": some_inputs(network, batch, seed), "loss": loss, "dtype": dtype}
     trace = tracing.trace(network, rng=seed, realization=1, **options)
-    ds = fg.measure(network, realizations=2, rng=seed, **options)
+    ds = fg.measure(network, realizations=2, rng=seed, method="dense", **options)
     return trace, options["inputs"], logs_of(ds, realization=1)
 
 
