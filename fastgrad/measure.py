@@ -228,7 +228,7 @@ def _provenance(task: Task, sequence: Any) -> dict[str, Any]:
         "seed": seed_text(sequence),
         "stream": STREAM,
         "method": task.method,
-        "method_reason": method_reason(task),
+        "method_reason": task.reason,
         "dtype": task.dtype,
         "every": task.every,
         "given_inputs": int(task.inputs is not None),
@@ -241,13 +241,6 @@ def _provenance(task: Task, sequence: Any) -> dict[str, Any]:
         "cpu": cpu_name(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def method_reason(task: Task) -> str:
-    """Why this method was taken."""
-    if isinstance(task.network, Recurrent):
-        return "recurrent weights are shared through time, so they are drawn"
-    return "weights are given" if task.weights is not None else "weights are drawn"
 
 
 @lru_cache(maxsize=1)

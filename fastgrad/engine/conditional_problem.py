@@ -27,9 +27,34 @@ def obstacle(task: Task) -> str | None:
     kind = draw(task.network.weights, 1, 1).kind
     if kind == "constant":
         return "constant weights are not random"
+    if not is_single(task) and kind != "uniform":
+        return "batches, several probes and Haar-orthogonal weights are not sampled this way yet"
     if kind == "uniform":
         return "uniform weights are not rotation invariant: only Gaussian and Haar-orthogonal laws can be sampled without weights"
     return None
+
+
+def columns(task: Task) -> tuple[int, int]:
+    """(inputs B, vectors sent back: B for each probe)."""
+    batch = 1 if task.inputs is None else task.inputs.shape[0]
+    return batch, batch * task.probes
+
+
+def drawback(task: Task) -> str | None:
+    """Why the dense engine is faster although the sampler applies: the end of a sentence, or None."""
+    network = task.network
+    assert isinstance(network, MLP)
+    most = columns(task)[1]
+    least = network.width or min(network.widths)
+    if 2 * most > least and most > 1:
+        return f"a batch of {most} in layers as narrow as {least} leaves nothing to save"
+    return None
+
+
+def is_single(task: Task) -> bool:
+    """Whether the fast case applies: one input, one probe, Gaussian weights."""
+    assert isinstance(task.network, MLP)
+    return columns(task)[1] == 1 and draw(task.network.weights, 1, 1).kind == "normal"
 
 
 def _layers(task: Task) -> Layers:

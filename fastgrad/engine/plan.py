@@ -12,7 +12,8 @@ from fastgrad.engine.blocks import engine_of, result_bytes
 from fastgrad.engine.task import Task
 from fastgrad.errors import TooLarge, not_allowed
 
-KEEP_AT_MOST = 2**30  # per worker: beyond, writing and reading back costs what drawing again does
+KEEP_AT_MOST = 2**30  # per worker: beyond, writing weights and reading them back costs what drawing them again does
+KEEP_NORMALS_AT_MOST = 16 * 2**20  # the same for the conditional sampler's normals, whose other arrays stay in cache
 BASE = 64 * 2**20  # interpreter, libraries, compiled kernels: what measuring takes before the first array
 
 
@@ -75,7 +76,8 @@ def fitted(task: Task, realizations: int, workers: int, memory: Any = None) -> T
     limit = _limit(memory)
     keeping = replace(task, keep=True)
     whole = estimate(keeping, realizations, workers)
-    if whole.workspace <= KEEP_AT_MOST and whole.total <= 0.8 * limit:
+    most = KEEP_AT_MOST if task.method == "dense" else min(limit, KEEP_NORMALS_AT_MOST) if memory is None else limit
+    if whole.workspace <= most and whole.total <= 0.8 * limit:
         return keeping
     task = replace(task, keep=False)
     needed = estimate(task, realizations, workers)

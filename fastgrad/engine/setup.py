@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgrad.engine import mlp_problem, recurrent_problem
+from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
 from fastgrad.engine.seeds import key_of, seed_sequence
 from fastgrad.engine.task import DTYPES, Task
 from fastgrad.errors import not_allowed, shown, unknown
@@ -68,7 +69,11 @@ def wanted_variables(network: Network, record: Any) -> tuple[str, ...]:
     if record is None:
         return known
     names = [record] if isinstance(record, str) else record
-    if not isinstance(names, Iterable):
+    try:
+        names = list(names)
+    except TypeError:
+        names = None
+    if names is None:
         raise TypeError(not_allowed("record", record, "None (all variables) or a list of names"))
     chosen = [one_of(name, "record", known) for name in names]
     if not chosen:
@@ -81,7 +86,7 @@ def _in_range(inputs: NDArray[np.float64] | None, dtype: str) -> NDArray[Any] | 
     if inputs is None:
         return None
     top = float(np.abs(inputs).max(initial=0.0))
-    if top > np.finfo(DTYPES[dtype]).max:
+    if top > float(np.finfo(DTYPES[dtype]).max):
         raise ValueError(f"inputs reach {top:.3g}, beyond the range of dtype={dtype!r}: use dtype='float64' or scale them down")
     return inputs.astype(DTYPES[dtype])
 
@@ -116,6 +121,27 @@ def make_task(
         every=whole(every, "every"),
         inputs=None if inputs is None else _in_range(check_inputs(network, inputs), name),
         weights=None if weights is None else fit_state_dict(network, weights, dtype=DTYPES[name]),
-        probes=whole(probes, "probes"),
+        probes=whole(probes, "probes", most=2**20),
     )
-    return task, sequence
+    return _with_method(task, method), sequence
+
+
+def _with_method(task: Task, method: str) -> Task:
+    """The task with the method asked for, or with the one that suits it, and why."""
+    hindrance = conditional_problem.obstacle(task)
+    if method == "conditional":
+        if hindrance is not None:
+            raise ValueError(f"method='conditional' cannot run this: {hindrance}; use method='dense' or 'auto'")
+        return replace(task, method="conditional", reason="it was asked for")
+    if method == "dense" and task.probes > 1:
+        raise ValueError(not_allowed("probes", task.probes, "1 with method='dense'; several probes need method='conditional'"))
+    if method == "dense":
+        return replace(task, reason="it was asked for")
+    cost = None if hindrance else conditional_problem.drawback(task)
+    if hindrance is None and cost is None:
+        return replace(task, method="conditional", reason="Gaussian and Haar weights can be sampled exactly without forming them")
+    if task.probes > 1 and hindrance is None:
+        return replace(task, method="conditional", reason="several probes need it")
+    if task.probes > 1:
+        raise ValueError(not_allowed("probes", task.probes, f"1 here, for {hindrance}"))
+    return replace(task, reason=hindrance or cost or "")

@@ -40,6 +40,8 @@ class Task:
         Given weights, or None to draw them.
     probes
         Backward passes through the same network, each with its own v.
+    reason
+        Why this method was taken: the end of a sentence.
     keep
         Hold between the passes what would otherwise be drawn twice (weights, or pre-activations).
     """
@@ -54,6 +56,7 @@ class Task:
     inputs: NDArray[Any] | None = None
     weights: Fitted | None = None
     probes: int = 1
+    reason: str = ""
     keep: bool = True
 
     @property
