@@ -62,41 +62,26 @@ Role = Roles()
 
 @formula
 def _round(c0, c1, c2, c3, k0, k1):
-    p0 = u64(0xD2511F53) * u64(c0)
-    p1 = u64(0xCD9E8D57) * u64(c2)
-    # Masked and converted: Numba widens uint32 arithmetic to uint64, NumPy warns when a conversion drops bits.
+    """One round on words in the low halves of uint64; the high halves hold rubbish, which no product reads."""
     low = u64(0xFFFFFFFF)
-    return u32((p1 >> u64(32)) ^ c1 ^ k0), u32(p1 & low), u32((p0 >> u64(32)) ^ c3 ^ k1), u32(p0 & low)
-
-
-@formula
-def _bump(k0, k1):
-    # Through u64 and back: plain Python would warn of the wrap-around.
-    return u32((u64(k0) + u64(0x9E3779B9)) & u64(0xFFFFFFFF)), u32((u64(k1) + u64(0xBB67AE85)) & u64(0xFFFFFFFF))
+    p0 = u64(0xD2511F53) * (c0 & low)
+    p1 = u64(0xCD9E8D57) * (c2 & low)
+    return (p1 >> u64(32)) ^ c1 ^ k0, p1, (p0 >> u64(32)) ^ c3 ^ k1, p0
 
 
 @formula
 def philox(c0, c1, c2, c3, k0, k1):
-    """Four uint32 words from a counter and a key: Philox4x32 with ten rounds."""
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-    k0, k1 = _bump(k0, k1)
-    return _round(c0, c1, c2, c3, k0, k1)
+    """Four uint32 words from a counter and a key: Philox4x32 with ten rounds.
+
+    In 64-bit lanes from end to end: a product then needs no packing and unpacking, half the instructions of 32-bit lanes.
+    """
+    low = u64(0xFFFFFFFF)
+    c0, c1, c2, c3, k0, k1 = u64(c0), u64(c1), u64(c2), u64(c3), u64(k0), u64(k1)
+    for _ in range(10):  # unrolled by LLVM
+        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
+        k0 = (k0 + u64(0x9E3779B9)) & low
+        k1 = (k1 + u64(0xBB67AE85)) & low
+    return u32(c0 & low), u32(c1 & low), u32(c2 & low), u32(c3 & low)
 
 
 @formula
@@ -311,4 +296,3 @@ def fill_uniform(out, n, scale, base, where, key):
         store(out, counters + q, symmetric_uniform(scale, w1) * scale, 1)
         store(out, 2 * counters + q, symmetric_uniform(scale, w2) * scale, 2)
         store(out, 3 * counters + q, symmetric_uniform(scale, w3) * scale, 3)
-
