@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastgrad.jit import formula
-
 from fastgrad.elementary import erf_pair, exp, log1p_unit, normal_pair, sigmoid_pair, sin_pair, tanh_pair
+from fastgrad.jit import formula
 
 SELU_SCALE = 1.0507009873554805  # Klambauer et al. 2017 (arXiv 1706.02515), equation 2
 SELU_ALPHA = 1.6732632423543772

@@ -31,7 +31,8 @@ def by_precision(name: str, single: Callable[..., Any], double: Callable[..., An
     """Return a function of one number that runs ``single`` for float32 and ``double`` for every other float."""
 
     def function(x: Any) -> Any:
-        return single(x) if isinstance(x, np.float32) else double(np.float64(x))
+        with np.errstate(all="ignore"):  # compiled code does not warn of overflow and NaN either
+            return single(x) if isinstance(x, np.float32) else double(np.float64(x))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -43,7 +44,7 @@ def by_precision(name: str, single: Callable[..., Any], double: Callable[..., An
     return function
 
 
-# --- powers of two -----------------------------------------------------------------------------------------------------------
+# --- bits ---------------------------------------------------------------------------------------------------------------------
 
 
 @formula
@@ -58,13 +59,29 @@ def _two_to_64(n):
     return i64(i64(n + i64(1023)) << i64(52)).view(f64)
 
 
+# An odd function computed from |x| gets its sign back with the bit, so that -0 stays -0.
+
+
+@formula
+def _with_sign_32(y, x):
+    return i32((f32(y).view(i32) & i32(0x7FFFFFFF)) | (f32(x).view(i32) & i32(-0x80000000))).view(f32)
+
+
+@formula
+def _with_sign_64(y, x):
+    return i64((f64(y).view(i64) & i64(0x7FFFFFFFFFFFFFFF)) | (f64(x).view(i64) & i64(-0x8000000000000000))).view(f64)
+
+
 # --- exponential: reduction shared by exp, tanh and sigmoid --------------------------------------------------------------------
+# x / ln 2 is rounded by adding 1.5 * 2**23 (2**52): the integer is then in the low bits of the sum. A conversion to an integer would be
+# undefined for NaN, and NaN has to pass through.
 
 
 @formula
 def _reduce_32(x):
     """x -> (n, q) with exp(x) = 2**n (1 + q), |remainder| <= ln(2)/2; Taylor to degree 7, error below 0.1 ULP of 1 + q."""
-    n = np.rint(x * f32(1.4426950408889634))
+    shifted = x * f32(1.4426950408889634) + f32(12582912.0)
+    n = shifted - f32(12582912.0)
     r = x - n * f32(0.693359375)
     r = r - n * f32(-2.12194440054690583e-4)
     p = f32(1.0 / 5040.0)
@@ -73,13 +90,14 @@ def _reduce_32(x):
     p = p * r + f32(1.0 / 24.0)
     p = p * r + f32(1.0 / 6.0)
     p = p * r + f32(0.5)
-    return i32(n), r + (r * r) * p
+    return i32(f32(shifted).view(i32) - i32(0x4B400000)), r + (r * r) * p
 
 
 @formula
 def _reduce_64(x):
     """x -> (n, q) with exp(x) = 2**n (1 + q); Taylor to degree 13."""
-    n = np.rint(x * f64(1.4426950408889634))
+    shifted = x * f64(1.4426950408889634) + f64(6755399441055744.0)
+    n = shifted - f64(6755399441055744.0)
     r = x - n * f64(0.693145751953125)
     r = r - n * f64(1.42860682030941723212e-6)
     p = f64(1.0 / 6227020800.0)
@@ -94,7 +112,7 @@ def _reduce_64(x):
     p = p * r + f64(1.0 / 24.0)
     p = p * r + f64(1.0 / 6.0)
     p = p * r + f64(0.5)
-    return i64(i32(n)), r + (r * r) * p
+    return i64(f64(shifted).view(i64) - i64(0x4338000000000000)), r + (r * r) * p
 
 
 @formula
@@ -150,33 +168,33 @@ sigmoid_pair = by_precision(
 @formula
 def _tanh_pair_32(x):
     a = abs(x)
-    a = f32(52.0) if a > f32(52.0) else a
+    a = f32(53.0) if a > f32(53.0) else a  # where sech^2 has underflowed
     n, q = _reduce_32(f32(-2) * a)
     scale = i32(n >> i32(1))
     low = _two_to_32(scale)
     high = _two_to_32(i32(n - scale))
-    e = (f32(1) + q) * low * high  # exp(-2|x|)
     power = low * high
     t = power * q + (power - f32(1))  # expm1(-2|x|): no cancellation near 0
     d = f32(1) / (f32(2) + t)
     y = -t * d
-    return (-y if x < f32(0) else y), f32(4) * e * d * d
+    # exp(-2|x|) = (1 + q) low high; the product by high comes last, so a subnormal slope is rounded once.
+    return _with_sign_32(y, x), f32(4) * d * d * (f32(1) + q) * low * high
 
 
 @formula
 def _tanh_pair_64(x):
     a = abs(x)
-    a = f64(373.0) if a > f64(373.0) else a
+    a = f64(374.0) if a > f64(374.0) else a
     n, q = _reduce_64(f64(-2) * a)
     scale = i64(n >> i64(1))
     low = _two_to_64(scale)
     high = _two_to_64(i64(n - scale))
-    e = (f64(1) + q) * low * high
     power = low * high
     t = power * q + (power - f64(1))
     d = f64(1) / (f64(2) + t)
     y = -t * d
-    return (-y if x < f64(0) else y), f64(4) * e * d * d
+    # exp(-2|x|) = (1 + q) low high; the product by high comes last, so a subnormal slope is rounded once.
+    return _with_sign_64(y, x), f64(4) * d * d * (f64(1) + q) * low * high
 
 
 tanh_pair = by_precision(
@@ -189,22 +207,22 @@ tanh_pair = by_precision(
 
 @formula
 def _log1p_unit_32(x):
-    s = x / (f32(2) + x)  # log(1 + x) = 2 atanh(s), s <= 1/3
-    s2 = s * s
-    p = f32(2.0 / 17.0)
-    p = p * s2 + f32(2.0 / 15.0)
-    p = p * s2 + f32(2.0 / 13.0)
-    p = p * s2 + f32(2.0 / 11.0)
-    p = p * s2 + f32(2.0 / 9.0)
-    p = p * s2 + f32(2.0 / 7.0)
-    p = p * s2 + f32(2.0 / 5.0)
-    p = p * s2 + f32(2.0 / 3.0)
-    return s * f32(2) + s * s2 * p
+    t = x / (f32(1) + f32(0.5) * x)  # log(1 + x) = 2 atanh(t/2), t <= 2/3
+    u = t * t
+    p = f32(1.0 / (17 * 4.0**8))
+    p = p * u + f32(1.0 / (15 * 4.0**7))
+    p = p * u + f32(1.0 / (13 * 4.0**6))
+    p = p * u + f32(1.0 / (11 * 4.0**5))
+    p = p * u + f32(1.0 / (9 * 4.0**4))
+    p = p * u + f32(1.0 / (7 * 4.0**3))
+    p = p * u + f32(1.0 / (5 * 4.0**2))
+    p = p * u + f32(1.0 / (3 * 4.0))
+    return t + t * u * p
 
 
 @formula
 def _log1p_unit_64(x):
-    return math.log1p(x)
+    return f64(math.log1p(x))
 
 
 log1p_unit = by_precision("log1p_unit", _log1p_unit_32, _log1p_unit_64, "log(1 + x) for x in [0, 1].")
@@ -267,12 +285,12 @@ def _erf_pair_32(x):
     near = near * s - f64(1.0 / 3.0)
     near = f64(1.1283791670955126) * (a + a * s * near)
     y = near if a < f64(0.125) else far
-    return f32(-y if w < f64(0) else y), f32(f64(1.1283791670955126) * density)
+    return _with_sign_32(f32(y), x), f32(f64(1.1283791670955126) * density)
 
 
 @formula
 def _erf_pair_64(x):
-    return math.erf(x), f64(1.1283791670955126) * _exp_64(-x * x)
+    return f64(math.erf(x)), f64(1.1283791670955126) * _exp_64(-x * x)
 
 
 erf_pair = by_precision("erf_pair", _erf_pair_32, _erf_pair_64, "(erf x, 2/sqrt(pi) e**(-x^2)).")
@@ -280,12 +298,12 @@ erf_pair = by_precision("erf_pair", _erf_pair_32, _erf_pair_64, "(erf x, 2/sqrt(
 
 @formula
 def _sin_pair_32(x):
-    return f32(math.sin(f64(x))), f32(math.cos(f64(x)))
+    return f32(np.sin(f64(x))), f32(np.cos(f64(x)))
 
 
 @formula
 def _sin_pair_64(x):
-    return math.sin(x), math.cos(x)
+    return np.sin(x), np.cos(x)
 
 
 sin_pair = by_precision("sin_pair", _sin_pair_32, _sin_pair_64, "(sin x, cos x) from libm: not vectorised, right for every x.")

@@ -2,7 +2,8 @@
 
 ``forward(pre, state) -> (new_state, local)`` and ``backward(gradient, local) -> (d_pre, d_state, total)`` take and return tuples of numbers
 of one precision. ``gradient`` is what later steps (and layers above) send to each state; ``total`` adds what flows between the states of
-this step (c through h), so it is the full derivative by each state; ``d_state`` goes to the step before, without the product W^T d_pre. The engine does the matrix products, the loops over units, steps and sequences, and the storage; a cell knows none of them.
+this step (c through h), so it is the full derivative by each state; ``d_state`` goes to the step before, without the product W^T d_pre.
+The engine does the matrix products, the loops over units, steps and sequences, and the storage; a cell knows none of them.
 
 ``local`` holds the cell's local derivatives, multiplied out as far as the forward pass can: the backward function is then a handful of
 multiplications, linear in the gradient, and any rescaling of the gradient passes through it. Called with unit vectors it gives the rows of

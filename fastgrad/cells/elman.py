@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.cells.contract import Cell
 from fastgrad.jit import formula
 
 
-@lru_cache(maxsize=None)
+@cache
 def elman_cell(activation: str) -> Cell:
     """The cell for one activation of ``ACTIVATIONS``."""
     pair = ACTIVATIONS[activation].pair

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastgrad.errors import shown
 
-Rng: TypeAlias = "np.random.Generator | np.random.BitGenerator | np.random.SeedSequence | int | Sequence[int] | None"
+Rng: TypeAlias = "np.random.Generator | np.random.BitGenerator | np.random.SeedSequence | int | Sequence[int] | Mapping[str, Any] | None"
+
+_POOL = 4  # words that SeedSequence mixes entropy into unless told otherwise
 
 
 def seed_sequence(rng: Any) -> np.random.SeedSequence:
     """The SeedSequence that ``rng`` stands for.
 
     An int or a sequence of ints is entropy, a SeedSequence is itself, None is fresh entropy from the system. A Generator or BitGenerator is
-    drawn from once, so that its next use gives something else.
+    drawn from once, so that its next use gives something else. A mapping holds arguments of SeedSequence, as `seed_text` writes them for
+    a spawned one.
 
     Raises
     ------
@@ -36,6 +39,8 @@ def seed_sequence(rng: Any) -> np.random.SeedSequence:
     if isinstance(rng, np.integer):
         rng = int(rng)
     try:
+        if isinstance(rng, Mapping):
+            return np.random.SeedSequence(**rng)
         return np.random.SeedSequence(rng)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"rng={shown(rng)} is not allowed: rng must be {allowed}") from None
@@ -49,11 +54,13 @@ def key_of(sequence: np.random.SeedSequence) -> tuple[int, int]:
 
 def seed_text(sequence: np.random.SeedSequence) -> str:
     """JSON that ``fastgrad.measure(rng=json.loads(text))`` turns into the same numbers."""
-    entropy = sequence.entropy
+    entropy = _plain(sequence.entropy)
+    more: dict[str, Any] = {}
     if sequence.spawn_key:
-        # A spawned sequence mixes its key like further entropy after padding to the pool; the words below reproduce its state.
-        return json.dumps({"entropy": _plain(entropy), "spawn_key": [int(word) for word in sequence.spawn_key]})
-    return json.dumps(_plain(entropy))
+        more["spawn_key"] = [int(word) for word in sequence.spawn_key]
+    if sequence.pool_size != _POOL:
+        more["pool_size"] = int(sequence.pool_size)
+    return json.dumps({"entropy": entropy, **more} if more else entropy)
 
 
 def _plain(entropy: Any) -> Any:
