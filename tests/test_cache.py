@@ -28,7 +28,7 @@ with warnings.catch_warnings(record=True) as caught:
     import fastgrad
     from fastgrad.engine import pointwise
 
-    addresses = pointwise.cell_addresses("rnn", "sigmoid", "float32")
+    addresses = pointwise.cell_addresses("rnn", sys.argv[2], "float32")
     pre, state, new, local = np.array([[0.3], [0.5], [0], [0]], np.float32)
     loop = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 3)(addresses.forward)
     loop(*[array.ctypes.data for array in (pre, state, new, local)], 1, 1, 0)
@@ -41,13 +41,13 @@ print(json.dumps({
 """
 
 
-def run(package, cache, **more):
+def run(package, cache, activation="sigmoid"):
     """The program's report, from a package's folder and with a cache folder of its own."""
     home = cache.parent / "home"
     home.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "XDG_", "PYTHON"))}
-    environment |= {"NUMBA_CACHE_DIR": str(cache), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1", **more}
-    command = [sys.executable, "-c", PROGRAM, str(package.parent)]
+    environment |= {"NUMBA_CACHE_DIR": str(cache), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", PROGRAM, str(package.parent), activation]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home, timeout=200)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -107,6 +107,19 @@ def test_nothing_is_written_elsewhere(first):
     folders = {name.split("/")[1] for name in files(cache)}
     assert len(folders) == 1
     assert folders.pop().startswith("kernels-")
+
+
+def test_another_activation_has_kernels_of_its_own(first, tmp_path):
+    """Loops of one name and one file differ only in what they close over; with the relu's in the cache, each finds its own."""
+    package, cache, report = first
+    both = tmp_path / "both"
+    shutil.copytree(cache, both)
+    other = run(package, both, activation="relu")
+    assert other["hits"] == 1  # the backward loop, which knows no activation
+    assert other["new"] != report["new"]
+    again = run(package, both)
+    assert again["hits"] == 2
+    assert again["new"] == report["new"]
 
 
 @pytest.fixture
