@@ -141,7 +141,7 @@ def _orders_to_take(layers, work, layer, exponent, squares):
     small = layers.through_zero and size * power_of_two(exponent) < TINY
     if size == 0.0 or not (layers.homogeneous or small or work.regime[layer] != PHI):
         return 0
-    return 0 if 1.0 / WINDOW <= size and size <= WINDOW else math.frexp(size)[1]
+    return 0 if size >= 1.0 / WINDOW and size <= WINDOW else math.frexp(size)[1]
 
 
 @register_jitable(error_model="numpy")
@@ -230,7 +230,7 @@ def _backward(one, layers, block, work, out, k, realization, x0, v):
             line_pass(one, one, x0, work.noise, work.x[0], work.slope[0], sums, one, one, m)  # only for x^T z'
         a, b = _coefficients(layers, work, layer, delta, z_delta, sums[1], blur)
         size = math.sqrt(a * a * work.squares[below] / m + b * b)
-        if size > 0.0 and not (1.0 / WINDOW <= size and size <= WINDOW):
+        if size > 0.0 and not (size >= 1.0 / WINDOW and size <= WINDOW):
             shift = math.frexp(size)[1]
             a, b = a * power_of_two(-shift), b * power_of_two(-shift)
             exponent += shift

@@ -7,7 +7,7 @@ of the numbers added.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def _phi_signature(number: Any) -> Any:
     return types.void(pointer, pointer, pointer, pointer, types.CPointer(types.float64), number, number, types.int64)
 
 
-@lru_cache(maxsize=None)
+@cache
 def phi_address(activation: str, dtype: str) -> int:
     """Address of the loop
 
