@@ -57,7 +57,7 @@ class Block(NamedTuple):
     """What is run: first, count realizations; key two uint32; inputs (n_0,) or (0,) to draw; slots, columns as in ``dense_mlp``."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed
     key: Any
     inputs: Any
     unit_probe: bool

@@ -82,7 +82,7 @@ class Block(NamedTuple):
     """
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed
     key: Any
     inputs: Any
     unit_probe: bool

@@ -151,7 +151,7 @@ def weight_bytes(task: Task) -> int:
     """What keeping all weights of one realization between the passes costs."""
     network = task.network
     assert isinstance(network, MLP)
-    return 0 if task.weights is not None else _sizes(network)[1] * np.dtype(task.number).itemsize
+    return 0 if task.weights is not None else _sizes(network)[1] * task.itemsize
 
 
 def workspace_bytes(task: Task) -> int:
@@ -167,7 +167,7 @@ def workspace_bytes(task: Task) -> int:
     # Haar matrices are made beside the weights.
     extra = matrix if task.weights is None and draw(network.weights, 1, 1).kind == "orthogonal" else 0
     numbers = stored + extra + batch * (2 * units + 4 * width) + 3 * width
-    return numbers * np.dtype(task.number).itemsize + 7 * 8 * (network.depth + 2)
+    return numbers * task.itemsize + 7 * 8 * (network.depth + 2)
 
 
 def work(task: Task) -> float:

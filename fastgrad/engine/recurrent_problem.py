@@ -210,7 +210,7 @@ def workspace_bytes(task: Task) -> int:
     chunks = CHUNK * cell.n_pre * units + SUM_CHUNK * batch * rows
     products = rows * max(network.width, network.input_width)
     numbers = weights + steps * per_step + inputs + chunks + products + 20 * rows
-    return numbers * np.dtype(task.number).itemsize + 8 * steps * (stacked + 6)
+    return numbers * task.itemsize + 8 * steps * (stacked + 6)
 
 
 def work(task: Task) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weight_files import Fitted
 
-DTYPES = {"float32": np.float32, "float64": np.float64}
+DTYPES: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,11 @@ class Task:
     def number(self) -> Any:
         """The NumPy type of the run."""
         return DTYPES[self.dtype]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return int(np.dtype(self.number).itemsize)
 
     @property
     def key_words(self) -> tuple[Any, Any]:

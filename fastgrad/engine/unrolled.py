@@ -67,7 +67,7 @@ class Block(NamedTuple):
     """
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed
     key: Any
     inputs: Any
     given_inputs: bool
