@@ -97,7 +97,8 @@ class Growth:
         Probability, under the t distribution of the mean, that the mean total lies in the verdict's region;
         NaN for one realization. When zeros decided: probability (uniform prior) that most gradients are zero.
     zero_fraction, nonfinite_fraction
-        Fractions of realizations whose input gradient is exactly zero, and not finite. Neither enters a mean.
+        Fractions of realizations whose input gradient (of any probe) is exactly zero, and not finite. Neither
+        enters a mean.
     realizations
         Number of realizations, of all kinds.
     unit
@@ -137,13 +138,14 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
     """How fast gradients grow or shrink on their way from the loss to the input.
 
     The growth of one realization is ln‖∂ℓ/∂x‖ at the input end minus that at the loss end; stacked recurrent
-    nets take the norm over the states of all layers at a step. Each realization is one observation.
+    nets take the norm over the states of all layers at a step. Each realization is one observation: its probes
+    share one network, so they are averaged (logarithms) before anything is said about scatter.
 
     Parameters
     ----------
     ds
         Dataset of :func:`fastgrad.measure` with ``gradient_log_norm``, and ``gradient_log_max`` for `limits`;
-        dims (realization, layer), (realization, step) or (realization, layer, step).
+        dims (realization, [probe,] layer), (realization, step) or (realization, layer, step).
     threshold
         Whole-network factor, > 1, beyond which gradients explode, and below whose inverse they vanish.
     confidence
@@ -225,8 +227,11 @@ def _unit(ds: xr.Dataset) -> Literal["layer", "step"]:
 
 
 def _curves(ds: xr.Dataset, name: str, unit: str) -> tuple[FloatArray, FloatArray]:
-    """Kept layers or steps (k,), input end first, and the variable as (realization, k), stacks combined."""
+    """Kept layers or steps (k,), input end first, and the variable as (realization, k): stacks combined, probes averaged."""
     variable = ds[name].sortby(unit) if unit in ds[name].coords else ds[name]
+    if "probe" in variable.dims:
+        # -inf stays -inf: a realization counts as zero if one of its probes does.
+        variable = variable.mean("probe", skipna=False)
     variable = variable.transpose("realization", ..., unit)
     position = np.asarray(variable[unit], dtype=np.float64)
     values = np.asarray(variable, dtype=np.float64)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from fastgrad.errors import RangeWarning, not_allowed
-from fastgrad.networks import MLP, GRU, LSTM, RNN, Network, Recurrent
+from fastgrad.networks import GRU, LSTM, MLP, RNN, Network, Recurrent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,8 @@ def measure(
         Given weights under PyTorch's names (``0.weight`` … of an ``nn.Sequential``; ``weight_ih_l0`` …): realizations then differ in inputs
         and v only.
     probes : int
-        Independent directions v sent back through each realization.
+        Independent directions v sent back through each realization, all through the same weights: gradients get a dimension ``probe``.
+        More than one needs ``method="conditional"``.
     memory : float, optional
         Bytes that may be used; None: what is free.
 
@@ -200,11 +201,15 @@ def _dataset(task: Task, arrays: dict[str, Any], left: Any, sequence: Any, facts
     coords: dict[str, Any] = {"realization": np.arange(left.size), along: task.positions}
     if isinstance(network, Recurrent) and network.layers > 1:
         coords["layer"] = np.arange(1, network.layers + 1)
+    if task.probes > 1:
+        coords["probe"] = np.arange(task.probes)
     variables: dict[str, Any] = {}
     for name, array in arrays.items():
         dims = ["realization"]
         if along == "step" and "layer" in coords:
             dims.append("layer")
+        if task.probes > 1 and name != "activation_log_norm":
+            dims.append("probe")
         if not name.endswith("total_log_norm"):
             dims.append(along)
         variables[name] = (dims, array, {"long_name": LONG_NAMES[name], "units": "1"})
@@ -231,6 +236,7 @@ def _provenance(task: Task, sequence: Any) -> dict[str, Any]:
         "method_reason": task.reason,
         "dtype": task.dtype,
         "every": task.every,
+        "probes": task.probes,
         "given_inputs": int(task.inputs is not None),
         "given_weights": int(task.weights is not None),
         "fastgrad": fastgrad.__version__,

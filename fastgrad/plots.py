@@ -65,11 +65,12 @@ def plot_growth(
     Parameters
     ----------
     ds
-        Dataset of :func:`fastgrad.measure`. Stacked recurrent nets give one line per layer.
+        Dataset of :func:`fastgrad.measure`. Stacked recurrent nets give one line per layer. Several probes are
+        drawn as that many more samples: median and band mean what they do with one probe.
     ax
         Axes to draw on; a new figure when None. A second call with the same axes adds a line of another look.
     variable
-        A variable of `ds` in natural logarithms, dims (realization, [layer,] layer or step).
+        A variable of `ds` in natural logarithms, dims (realization, [probe or layer,] layer or step).
     band
         Lower and upper quantile over realizations, 0 <= low < high <= 1; None for no band. One realization
         has none.
@@ -187,13 +188,24 @@ def _check_growths(growths: Mapping[str, Growth]) -> None:
 
 
 def _layers(variable: xr.DataArray, unit: str) -> list[tuple[str, xr.DataArray]]:
-    """Split a stacked recurrent variable into its layers, each (realization, unit)."""
+    """Split a stacked recurrent variable into its layers, each (realization, unit); probes go behind one another."""
     if unit == "step" and "layer" in variable.dims:
         return [
             (f"layer {number}", variable.isel(layer=i).transpose("realization", unit))
             for i, number in enumerate(np.asarray(variable["layer"]))
         ]
+    if "probe" in variable.dims:
+        variable = variable.stack(sample=("realization", "probe"), create_index=False)
+        return [("", variable.transpose("sample", unit))]
     return [("", variable.transpose("realization", unit))]
+
+
+def _samples(curves: xr.DataArray) -> str:
+    """How many curves a line stands for, for the legend."""
+    if "probe" in curves.coords and curves["probe"].ndim == 1:
+        probes = np.unique(np.asarray(curves["probe"])).size
+        return f"n = {curves.shape[0] // probes:,}, {probes:,} probes each"
+    return f"n = {curves.shape[0]:,}"
 
 
 def _draw_curves(
@@ -202,7 +214,7 @@ def _draw_curves(
     position = np.asarray(curves[unit], dtype=np.float64)
     decades = np.asarray(curves, dtype=np.float64) / math.log(10)
     look = _look(ax)
-    n = f"n = {decades.shape[0]:,}"
+    n = _samples(curves)
     (line,) = ax.plot(
         position,
         _finite(_quantile(decades, 0.5)),

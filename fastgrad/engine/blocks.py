@@ -67,7 +67,8 @@ def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
     """Shape of each variable of one realization."""
     kept = task.kept
     if isinstance(task.network, MLP):
-        return {name: (kept,) for name in task.variables}
+        shared = {name: task.probes == 1 or name == "activation_log_norm" for name in task.variables}
+        return {name: (kept,) if shared[name] else (task.probes, kept) for name in task.variables}
     assert isinstance(task.network, Recurrent)
     stacked = (task.network.layers,) if task.network.layers > 1 else ()
     totals = recurrent_problem.TOTAL_VARIABLES

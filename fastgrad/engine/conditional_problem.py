@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine import conditional_batch, mlp_problem
 from fastgrad.engine.conditional_mlp import Block, Layers, conditional_kernel, work_arrays
 from fastgrad.engine.conditional_pointwise import phi_address
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
+from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
 
-__all__ = ["obstacle", "run_conditional_mlp", "stored_bytes", "work", "workspace_bytes"]
+__all__ = ["drawback", "obstacle", "run_conditional_mlp", "work", "workspace_bytes"]
 
 
 def obstacle(task: Task) -> str | None:
@@ -27,8 +31,6 @@ def obstacle(task: Task) -> str | None:
     kind = draw(task.network.weights, 1, 1).kind
     if kind == "constant":
         return "constant weights are not random"
-    if not is_single(task) and kind != "uniform":
-        return "batches, several probes and Haar-orthogonal weights are not sampled this way yet"
     if kind == "uniform":
         return "uniform weights are not rotation invariant: only Gaussian and Haar-orthogonal laws can be sampled without weights"
     return None
@@ -44,11 +46,24 @@ def drawback(task: Task) -> str | None:
     """Why the dense engine is faster although the sampler applies: the end of a sentence, or None."""
     network = task.network
     assert isinstance(network, MLP)
-    most = columns(task)[1]
-    least = network.width or min(network.widths)
-    if 2 * most > least and most > 1:
-        return f"a batch of {most} in layers as narrow as {least} leaves nothing to save"
-    return None
+    if is_single(task) or work(task) <= _dense_work(task):
+        return None
+    batch, sent = columns(task)
+    vectors = f"a batch of {batch}" if task.probes == 1 else f"{sent} vectors sent back"
+    return f"layers this narrow are sampled faster with their weights, for {vectors}"
+
+
+def _dense_work(task: Task) -> float:
+    """Rough nanoseconds that the dense engine takes for one realization, to be compared with `work`."""
+    network = task.network
+    assert isinstance(network, MLP)
+    # Measured at widths 4 … 1024 and batches 1 … 64, in one run with the factors of `work`.
+    time = 2.0 * mlp_problem.work(task) + 6000.0 * network.depth
+    if draw(network.weights, 1, 1).kind == "orthogonal":
+        if network.width is not None:
+            return time + 0.5 * network.depth * float(network.width) ** 3
+        time += sum(0.5 * n * m * min(n, m) for n, m in pairwise(network.widths))
+    return time
 
 
 def is_single(task: Task) -> bool:
@@ -57,67 +72,108 @@ def is_single(task: Task) -> bool:
     return columns(task)[1] == 1 and draw(task.network.weights, 1, 1).kind == "normal"
 
 
-def _layers(task: Task) -> Layers:
+def _widths_and_scales(task: Task) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(L + 1,) widths; scale of the weights of each layer, or of all."""
     network = task.network
     assert isinstance(network, MLP)
     if network.width is not None:
         widths = np.full(network.depth + 1, network.width, dtype=np.int64)
-        scales = [draw(network.weights, network.width, network.width).scale]
-    else:
-        widths = np.array(network.widths, dtype=np.int64)
-        scales = [draw(network.weights, *pair).scale for pair in pairwise(network.widths)]
+        return widths, np.array([draw(network.weights, network.width, network.width).scale])
+    scales = [draw(network.weights, *pair).scale for pair in pairwise(network.widths)]
+    return np.array(network.widths, dtype=np.int64), np.array(scales)
+
+
+def _shared_by_layers(task: Task) -> dict[str, Any]:
+    """The fields of `Layers` that both kernels have."""
+    network = task.network
+    assert isinstance(network, MLP)
     activation = ACTIVATIONS[network.activation]
     left, right = activation.slopes_at_zero or (0.0, 0.0)
-    return Layers(
-        widths=widths,
-        weight_std=np.array(scales),
-        bias_std=float(network.bias_std or 0.0),
-        linear_output=network.output_activation == "linear",
-        phi=phi_address(network.activation, task.dtype),
-        homogeneous=activation.homogeneous,
-        through_zero=activation.slopes_at_zero is not None,
-        left_slope=left,
-        right_slope=right,
-    )
+    return {
+        "bias_std": float(network.bias_std or 0.0),
+        "linear_output": network.output_activation == "linear",
+        "homogeneous": activation.homogeneous,
+        "through_zero": activation.slopes_at_zero is not None,
+        "left_slope": left,
+        "right_slope": right,
+    }
 
 
 def run_conditional_mlp(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
-    layers = _layers(task)
-    number = task.number
+    prepare(task.dtype)
+    return _run_single(task, first, count) if is_single(task) else _run_batch(task, first, count)
+
+
+def _run_single(task: Task, first: int, count: int) -> BlockResult:
+    network, number = task.network, task.number
+    assert isinstance(network, MLP)
+    widths, scales = _widths_and_scales(task)
+    layers = Layers(widths=widths, weight_std=scales, phi=phi_address(network.activation, task.dtype), **_shared_by_layers(task))
     inputs = np.empty(0, number) if task.inputs is None else task.inputs[0].astype(number)
     block = Block(first, count, task.key_words, inputs, task.unit_probe, task.slots(), task.columns(VARIABLES))
     out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
     work = work_arrays(layers, number, task.keep)
-    prepare(task.dtype)
     conditional_kernel()(number(1), layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
+
+
+def _run_batch(task: Task, first: int, count: int) -> BlockResult:
+    network, number = task.network, task.number
+    assert isinstance(network, MLP)
+    widths, scales = _widths_and_scales(task)
+    layers = conditional_batch.Layers(
+        widths=widths,
+        haar=draw(network.weights, 1, 1).kind == "orthogonal",
+        weight_scale=scales,
+        phi=activation_address(network.activation, task.dtype),
+        **_shared_by_layers(task),
+    )
+    inputs = np.empty((1, 0), number) if task.inputs is None else task.inputs.astype(number)
+    block = conditional_batch.Block(
+        first, count, task.key_words, inputs, task.probes, task.unit_probe, task.slots(), task.columns(VARIABLES)
+    )
+    out = np.full((len(task.variables), count, task.probes, task.kept), np.nan)
+    left = np.empty(count, dtype=np.int64)
+    work = conditional_batch.work_arrays(layers, inputs.shape[0], task.probes, number, task.keep)
+    conditional_batch.batch_kernel()(number(1), layers, block, work, out, left)
+    # All probes run through the same activations.
+    shared = {name: task.probes == 1 or name == "activation_log_norm" for name in task.variables}
+    arrays = {name: values[:, 0] if shared[name] else values for name, values in zip(task.variables, out, strict=True)}
+    return BlockResult(arrays, left)
+
+
+# Costs, from the description alone: a network of a billion layers must be refused without making its widths.
 
 
 def _width(network: MLP) -> int:
     return network.width or max(network.widths)
 
 
-def stored_bytes(task: Task) -> int:
-    """What keeping all pre-activations between the passes takes."""
-    network = task.network
-    assert isinstance(network, MLP)
-    return (network.depth + 1) * (_width(network) + SLACK + 15) * np.dtype(task.number).itemsize
-
-
 def workspace_bytes(task: Task) -> int:
     """What one worker needs besides its results."""
     network = task.network
     assert isinstance(network, MLP)
-    row = (_width(network) + SLACK + 15) * np.dtype(task.number).itemsize
-    stored = stored_bytes(task) if task.keep else 2 * row
-    return stored + 7 * row + (network.depth + 1) * (8 * 6 + 1) + 16 * network.depth
+    itemsize = task.itemsize
+    length = network.depth + 1
+    row = _width(network) + SLACK + 15
+    if is_single(task):
+        stored = length if task.keep else 2
+        return (stored + 7) * row * itemsize + length * (8 * 6 + 1) + 16 * network.depth
+    batch, sent = columns(task)
+    stored = length if task.keep else 1
+    numbers = (stored * batch + 4 * batch + 3) * row * itemsize
+    doubles = 2 * (batch + sent) * row + (length + 1) * batch * batch + batch * sent + min(sent, row) * sent
+    return numbers + 8 * doubles + length * (8 * 6 + 1)
 
 
 def work(task: Task) -> float:
-    """Rough nanoseconds for one realization on one core: only used to choose how many make a block."""
+    """Rough nanoseconds for one realization on one core: used to choose the method, and how many make a block."""
     network = task.network
     assert isinstance(network, MLP)
     units = network.depth * network.width if network.width is not None else sum(network.widths)
-    return 10.0 * units + 100.0 * network.depth
+    if is_single(task):
+        return 10.0 * units + 100.0 * network.depth
+    batch, sent = columns(task)
+    return units * (batch + sent) * (25.0 + 3.0 * (batch + sent)) + 5000.0 * network.depth

@@ -109,6 +109,8 @@ def make_task(
         raise TypeError(not_allowed("network", network, "an MLP, RNN, LSTM or GRU"))
     one_of(method, "method", METHODS)
     unit_probe = one_of(loss, "loss", LOSSES) == "probe"
+    if whole(probes, "probes", most=2**16) > 1 and not unit_probe:
+        raise ValueError(f"probes={probes} cannot go with loss='sum', whose v is always the same: use loss='probe' or probes=1")
     sequence = seed_sequence(rng)
     name = dtype_name(dtype)
     task = Task(
@@ -121,7 +123,7 @@ def make_task(
         every=whole(every, "every"),
         inputs=None if inputs is None else _in_range(check_inputs(network, inputs), name),
         weights=None if weights is None else fit_state_dict(network, weights, dtype=DTYPES[name]),
-        probes=whole(probes, "probes", most=2**20),
+        probes=operator.index(probes),
     )
     return _with_method(task, method), sequence
 
