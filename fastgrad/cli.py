@@ -375,7 +375,10 @@ def demo(*, out: Path = Path("demo_output"), rng: Whole = None, threads: Whole =
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder.")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be made ({error.strerror}); name a folder that can be written.") from None
     check_folder("--out", out)
     from fastgrad.demo import run_demo
 

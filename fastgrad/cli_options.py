@@ -40,7 +40,10 @@ def _names(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 def _parts(tokens: Sequence[Token]) -> list[str]:
-    return [part for token in tokens for part in token.value.split(",") if part]
+    parts = [part for token in tokens for part in token.value.split(",")]
+    if not all(parts):
+        raise ValueError("there is an empty entry between two commas")
+    return parts
 
 
 def _integer(text: str) -> int:

@@ -393,7 +393,7 @@ def _headline(g: Growth) -> str:
         return f"{g.verdict}: most gradients are exactly zero at the input, {where}"
     sure = "" if math.isnan(g.verdict_confidence) else f" (confidence {_percent(g.verdict_confidence)})"
     return (
-        f"{g.verdict}: over {g.length:,} {g.unit}s gradients change by a factor of {factor_text(g.total)} "
+        f"{g.verdict}: over {g.length:,} {g.unit}{'' if g.length == 1 else 's'} gradients change by a factor of {factor_text(g.total)} "
         f"on the way from the loss to the input{sure}"
     )
 
