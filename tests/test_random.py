@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgrad.engine import draws, random
-from fastgrad.engine.draws import CONSTANT, NORMAL, ORTHOGONAL, SLACK, UNIFORM, prepare
+from fastgrad.engine.draws import CONSTANT, NORMAL, ORTHOGONAL, SLACK, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.random import Role, Roles, address, panel_counters, panel_rows, philox
 from fastgrad.engine.seeds import key_of, seed_sequence, seed_text
 
@@ -101,11 +101,11 @@ def test_roles_differ_and_never_change():
 def draw_compiled(dtype, which, sizes, kind, scale, where, key=KEY, base=None):
     """A panel (sizes: (n,)) or a matrix (rows, columns) by the compiled functions that kernels call; checks the room behind it."""
     number = NUMBERS[dtype]
-    compiled = prepare(dtype)[which == "matrix"]
+    code = prepare(dtype)[0].address if which == "panel" else matrix_drawer(kind, dtype)
     c_number = ctypes.c_float if dtype == "float32" else ctypes.c_double
     integers = [ctypes.c_int64] * (len(sizes) + 1)
     more = [ctypes.c_int64] if which == "panel" else []
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *integers, c_number, *more, *[ctypes.c_uint32] * 5)(compiled.address)
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *integers, c_number, *more, *[ctypes.c_uint32] * 5)(code)
     count = int(np.prod(sizes))
     out = np.full(count + SLACK + 8, 7, number)
     bases = [] if base is None else [base]

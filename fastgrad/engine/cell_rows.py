@@ -7,6 +7,7 @@ other outputs of a loop through slots 2 to 8: the slots of one loop must differ 
 from __future__ import annotations
 
 from fastgrad.engine.noalias import load, store
+from fastgrad.engine.views import vector_at
 from fastgrad.jit import formula
 
 
@@ -83,12 +84,12 @@ def _store_total2(row, j, values):
 
 @formula
 def _rows1(flat, n, gap):
-    return (flat[:n],)
+    return (vector_at(flat, 0, n),)
 
 
 @formula
 def _rows2(flat, n, gap):
-    return flat[:n], flat[gap : gap + n]
+    return vector_at(flat, 0, n), vector_at(flat, gap, n)
 
 
 LOAD = {1: _load1, 2: _load2, 4: _load4, 5: _load5, 6: _load6}

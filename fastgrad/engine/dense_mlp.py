@@ -20,24 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from fastgrad.engine.arrays import copy, copy_rows, fill
+from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_matrix, draw_probe, draw_vector
-from fastgrad.engine.native import multiply, multiply_transposed
-from fastgrad.engine.norms import (
-    excess,
-    largest,
-    log_norm,
-    log_norm_of,
-    log_size,
-    outer_squares,
-    power_of_two,
-    shift_exponent,
-    sum_of_rows_squares,
-)
+from fastgrad.engine.native import product, product_transposed
+from fastgrad.engine.norms import excess, log_norm, log_size, power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
-from fastgrad.engine.views import as_matrix, as_vector
+from fastgrad.engine.shared_norms import largest, log_norm_of, outer_squares, shift_exponent, sum_of_rows_squares
+from fastgrad.engine.views import as_matrix, as_vector, matrix_at, vector_at
 
 VARIABLES = (
     "gradient_log_norm",
@@ -57,10 +48,11 @@ class Layers(NamedTuple):
     widths : (L + 1,) int64.  weight_kind, bias_kind : codes of ``draws``.  weight_scale, bias_scale : (L,).
     weights : all W_l row-major behind one another, or empty to draw them.  biases : likewise.
     weight_offsets, bias_offsets, state_offsets : (L + 2,) int64, where layer l starts (layer 0 of weights is empty).
-    linear_output : the last layer has no activation.
+    drawer : address of what draws matrices (``draws.matrix_drawer``).  linear_output : the last layer has no activation.
     """
 
     widths: Any
+    drawer: int
     weight_kind: int
     weight_scale: Any
     bias_kind: int
@@ -94,34 +86,42 @@ class Block(NamedTuple):
 class Work(NamedTuple):
     """Arrays that one block works in; D: sum of all widths, W: largest width, each times B.
 
-    states, slopes : (D,) x and phi'(h) of all layers.  exponents : (L + 1,) int64, of x.  h, delta : (W,).  gradients : (2, W + SLACK), the
-    one at hand and the next, in turn.  bias : (largest width + SLACK,).  weights : drawn W_l, all of them or one at a time, + SLACK.
+    states, slopes : (D,) x and phi'(h) of all layers.  exponents, gradient_exponents : (L + 1,) int64, of x and g.  h : (W,).  bias : (rows,
+    largest width + SLACK), shifted_bias : (largest width,).  deltas : (rows, W).  gradients : (rows, W + SLACK).  weights : drawn W_l, all of
+    them or one at a time, + SLACK.
+
+    Layers take the rows of ``bias``, ``deltas`` and ``gradients`` in turn, so with L + 1 rows everything is still there afterwards.
     """
 
     states: Any
     slopes: Any
     exponents: Any
+    gradient_exponents: Any
     h: Any
-    delta: Any
-    gradients: Any
     bias: Any
+    shifted_bias: Any
+    deltas: Any
+    gradients: Any
     weights: Any
 
 
-def work_arrays(layers: Layers, batch: int, keep_weights: bool) -> Work:
-    """Room for a block."""
+def work_arrays(layers: Layers, batch: int, keep_weights: bool, keep_all: bool = False) -> Work:
+    """Room for a block; ``keep_all``: nothing of the last realization is overwritten."""
     dtype = layers.weights.dtype
-    units, widest = int(layers.state_offsets[-1]) * batch, int(layers.widths.max())
+    length, widest = layers.widths.size, int(layers.widths.max())
+    units = int(layers.state_offsets[-1]) * batch
     sizes = np.diff(layers.weight_offsets)
     drawn = 0 if layers.weights.size else int(sizes.sum() if keep_weights else sizes.max())
     return Work(
         states=np.empty(units, dtype),
         slopes=np.empty(units, dtype),
-        exponents=np.zeros(layers.widths.size, dtype=np.int64),
+        exponents=np.zeros(length, dtype=np.int64),
+        gradient_exponents=np.zeros(length, dtype=np.int64),
         h=np.empty(batch * widest, dtype),
-        delta=np.empty(batch * widest, dtype),
-        gradients=np.empty((2, batch * widest + SLACK), dtype),
-        bias=np.empty(widest + SLACK, dtype),
+        bias=np.empty((length if keep_all else 1, widest + SLACK), dtype),
+        shifted_bias=np.empty(widest, dtype),
+        deltas=np.empty((length if keep_all else 1, batch * widest), dtype),
+        gradients=np.empty((length if keep_all else 2, batch * widest + SLACK), dtype),
         weights=np.empty(drawn + SLACK, dtype),
     )
 
@@ -134,17 +134,6 @@ class Phi(NamedTuple):
     through_zero: bool
     left_slope: float
     right_slope: float
-
-
-class Trace(NamedTuple):
-    """Where the last realization of a block leaves its arrays (empty: nowhere): x and gradients (state_offsets), delta, weights, biases."""
-
-    states: Any
-    gradients: Any
-    deltas: Any
-    weights: Any
-    biases: Any
-    exponents: Any
 
 
 @register_jitable
@@ -173,51 +162,34 @@ def _slope_times(gradient, slope, delta):
 
 
 @register_jitable(error_model="numpy")
-def _weight_matrix(one, layers, block, storage, realization, layer, drawn):
-    """W_layer as (n_l, n_{l-1}): given, drawn earlier, or drawn now."""
-    rows = layers.widths[layer]
-    columns = layers.widths[layer - 1]
-    start = layers.weight_offsets[layer]
-    if layers.weights.size > 0:
-        return as_matrix(layers.weights[start : start + rows * columns], rows, columns)
-    if not block.keep_weights:
-        start = 0
-    if not drawn or not block.keep_weights:
-        spread = type(one)(layers.weight_scale[layer - 1])
-        where = address(Role.WEIGHT, 0, layer, realization)
-        draw_matrix(storage[start:], rows, columns, layers.weight_kind, spread, where, block.key)
-    return as_matrix(storage[start : start + rows * columns], rows, columns)
+def _draw_weights(one, layers, out, realization, layer, key):
+    """W_layer, row-major, into out."""
+    where = address(Role.WEIGHT, 0, layer, realization)
+    spread = type(one)(layers.weight_scale[layer - 1])
+    draw_matrix(out, layers.widths[layer], layers.widths[layer - 1], layers.weight_kind, spread, where, key, layers.drawer)
+
 
 @register_jitable(error_model="numpy")
-def _bias_vector(one, layers, block, storage, realization, layer):
-    """b_layer in storage: given, drawn or zero; True if it may be non-zero."""
+def _bias_vector(one, layers, out, realization, layer, key):
+    """b_layer in out, ``SLACK`` numbers of room behind it: given, drawn or zero; True if it may be non-zero."""
     n = layers.widths[layer]
-    start = layers.bias_offsets[layer]
+    b = vector_at(out, 0, n)
     if layers.biases.size > 0:
-        copy(layers.biases[start : start + n], storage[:n])
-        return largest(storage[:n]) > 0
+        copy(vector_at(layers.biases, layers.bias_offsets[layer], n), b)
+        return largest(b) > 0
     spread = layers.bias_scale[layer - 1]
     if spread == 0.0:
-        fill(storage[:n], 0)
+        fill(b, 0)
         return False
-    where = address(Role.BIAS, 0, layer, realization)
-    draw_vector(storage, n, layers.bias_kind, type(one)(spread), where, block.key)
+    draw_vector(out, n, layers.bias_kind, type(one)(spread), address(Role.BIAS, 0, layer, realization), key)
     return True
 
-@register_jitable(error_model="numpy")
-def _rows_of(storage, layers, batch, layer):
-    """The (B, n_l) part of a flat buffer that belongs to a layer."""
-    n = layers.widths[layer]
-    start = layers.state_offsets[layer] * batch
-    return as_matrix(storage[start : start + batch * n], batch, n)
 
 @register_jitable(error_model="numpy")
-def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, slope, layer):
-    """x_l and phi'(h_l) from x_{l-1} * 2**exponent; returns the exponent of x_l."""
+def _activate_layer(one, phi, plain, exponent, bias, biased, shifted, h, x, slope):
+    """x_l and phi'(h_l) from h = W_l x_{l-1} * 2**-exponent (B, n); ``plain``: no activation; returns the exponent of x_l."""
     batch = h.shape[0]
-    multiply(w, x_before, h, False)
     flat = as_vector(h)
-    plain = layers.linear_output and layer == layers.widths.size - 1
     line = phi.homogeneous or plain
     tangent = False
     if biased and exponent < 0:  # the bias sets the scale
@@ -230,121 +202,140 @@ def _forward_layer(one, phi, layers, x_before, exponent, w, bias, biased, h, x, 
             shift_exponent(flat, exponent)
             exponent = 0
     if exponent != 0:
-        shift_exponent(bias[: h.shape[1]], -exponent)
+        copy(bias, shifted)
+        shift_exponent(shifted, -exponent)
+        bias = shifted
+    below, above = one, one
+    if tangent and not plain:
+        below, above = type(one)(phi.left_slope), type(one)(phi.right_slope)
     for b in range(batch):
-        row_bias = bias[: h.shape[1]]
-        if plain:
-            _kinked_line(h[b], row_bias, x[b], slope[b], one, one)
-        elif tangent:
-            _kinked_line(h[b], row_bias, x[b], slope[b], type(one)(phi.left_slope), type(one)(phi.right_slope))
+        if plain or tangent:
+            _kinked_line(h[b], bias, x[b], slope[b], below, above)
         else:
-            activate(phi.address, h[b], row_bias, x[b], slope[b])
+            activate(phi.address, h[b], bias, x[b], slope[b])
     flat_x = as_vector(x)
     top = largest(flat_x)
     if line or tangent or (phi.through_zero and top * power_of_two(exponent) < TINY):
-        shift = excess(top)
-        if shift != 0:
-            shift_exponent(flat_x, -shift)
-            exponent += shift
+        exponent = _renormalise(flat_x, top, exponent)
     return exponent
+
+
+@register_jitable(error_model="numpy")
+def _renormalise(x, top, exponent):
+    """Take a power of two out of x if ``top``, its largest entry, has left the window; returns the new exponent."""
+    shift = excess(top)
+    if shift != 0:
+        shift_exponent(x, -shift)
+    return exponent + shift
+
 
 @register_jitable(error_model="numpy")
 def _record_gradient(out, columns, slots, k, layer, g, exponent):
-    flat = as_vector(g)
-    _put(out, columns, slots, GRADIENT, k, layer, log_norm_of(flat, exponent))
-    _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(flat), exponent))
+    _put(out, columns, slots, GRADIENT, k, layer, log_norm_of(g, exponent))
+    _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(g), exponent))
 
-def _run(one, phi, layers, block, work, out, left, trace):
-    depth = layers.widths.size - 1
+
+@register_jitable(error_model="numpy")
+def _forward(one, phi, layers, block, work, out, k):
+    """Realization k of the block from the input up; returns -1 or the first layer that left the number range."""
     batch = block.inputs.shape[0]
+    realization = block.first + k
     columns, slots = block.columns, block.slots
-    states, slopes, exponents = work.states, work.slopes, work.exponents
-    gradients, bias, storage = work.gradients, work.bias, work.weights
+    widths, starts = layers.widths, layers.state_offsets
+    states, exponents = work.states, work.exponents
+    given = layers.weights.size > 0
+    stored = layers.weights if given else work.weights
 
+    x = vector_at(states, 0, batch * widths[0])
+    if block.inputs.shape[1] > 0:
+        copy(as_vector(block.inputs), x)
+    else:
+        drawn = work.gradients[0]
+        draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
+        copy(drawn, x)
+    exponents[0] = 0
+    _put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(x, 0))
+    for layer in range(1, widths.size):
+        m, n = widths[layer - 1], widths[layer]
+        start = layers.weight_offsets[layer] if given or block.keep_weights else 0
+        if not given:
+            _draw_weights(one, layers, vector_at(stored, start, n * m), realization, layer, block.key)
+        bias = work.bias[layer % work.bias.shape[0]]
+        biased = _bias_vector(one, layers, bias, realization, layer, block.key)
+        h = as_matrix(work.h, batch, n)
+        product(matrix_at(stored, start, n, m), as_matrix(x, batch, m), h, False)
+        x = vector_at(states, starts[layer] * batch, batch * n)
+        slope = matrix_at(work.slopes, starts[layer] * batch, batch, n)
+        plain = layers.linear_output and layer == widths.size - 1
+        shifted = vector_at(work.shifted_bias, 0, n)
+        exponent = _activate_layer(
+            one, phi, plain, exponents[layer - 1], vector_at(bias, 0, n), biased, shifted, h, as_matrix(x, batch, n), slope
+        )
+        exponents[layer] = exponent
+        size = log_norm_of(x, exponent)
+        if not size < math.inf:  # NaN too
+            return layer
+        _put(out, columns, slots, ACTIVATION, k, layer, size)
+    return -1
+
+
+@register_jitable(error_model="numpy")
+def _record_layer(out, columns, slots, k, layer, delta, exponent, x, x_exponent):
+    """What W_layer and b_layer get: delta (B, n_l) * 2**exponent, x = x_{l-1} (B, n_{l-1}) * 2**x_exponent."""
+    if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
+        _put(out, columns, slots, WEIGHT_GRADIENT, k, layer, log_norm(outer_squares(delta, x), exponent + x_exponent))
+    if columns[BIAS_GRADIENT] >= 0 and slots[layer] >= 0:
+        _put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
+
+
+@register_jitable(error_model="numpy")
+def _backward(one, layers, block, work, out, k):
+    """Realization k of the block from the loss down to the input."""
+    batch = block.inputs.shape[0]
+    realization = block.first + k
+    columns, slots = block.columns, block.slots
+    widths, starts = layers.widths, layers.state_offsets
+    gradients, exponents, gradient_exponents = work.gradients, work.exponents, work.gradient_exponents
+    depth = widths.size - 1
+    given = layers.weights.size > 0
+    stored = layers.weights if given else work.weights
+    all_there = given or block.keep_weights
+
+    units = batch * widths[depth]
+    draw_probe(gradients[0], units, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
+    g = vector_at(gradients[0], 0, units)
+    exponent = 0
+    for layer in range(depth, 0, -1):
+        gradient_exponents[layer] = exponent
+        _record_gradient(out, columns, slots, k, layer, g, exponent)
+        m, n = widths[layer - 1], widths[layer]
+        delta = vector_at(work.deltas[layer % work.deltas.shape[0]], 0, batch * n)
+        _slope_times(g, vector_at(work.slopes, starts[layer] * batch, batch * n), delta)
+        deltas = as_matrix(delta, batch, n)
+        before = matrix_at(work.states, starts[layer - 1] * batch, batch, m)
+        _record_layer(out, columns, slots, k, layer, deltas, exponent, before, exponents[layer - 1])
+        start = layers.weight_offsets[layer] if all_there else 0
+        if not all_there:
+            _draw_weights(one, layers, vector_at(stored, start, n * m), realization, layer, block.key)
+        g = vector_at(gradients[(depth - layer + 1) % gradients.shape[0]], 0, batch * m)
+        product_transposed(matrix_at(stored, start, n, m), deltas, as_matrix(g, batch, m), False)
+        exponent = _renormalise(g, largest(g), exponent)
+    gradient_exponents[0] = exponent
+    _record_gradient(out, columns, slots, k, 0, g, exponent)
+
+
+def _run(one, phi, layers, block, work, out, left):
     for k in range(block.count):
-        realization = block.first + k
-        x = _rows_of(states, layers, batch, 0)
-        if block.inputs.shape[1] > 0:
-            copy_rows(block.inputs, x)
-        else:
-            drawn = gradients[0]
-            draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-            copy(drawn, as_vector(x))
-        exponents[0] = 0
-        _put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(as_vector(x), 0))
-        left[k] = -1
-        for layer in range(1, depth + 1):
-            before = _rows_of(states, layers, batch, layer - 1)
-            x = _rows_of(states, layers, batch, layer)
-            slope = _rows_of(slopes, layers, batch, layer)
-            n = layers.widths[layer]
-            w = _weight_matrix(one, layers, block, storage, realization, layer, False)
-            biased = _bias_vector(one, layers, block, bias, realization, layer)
-            if trace.weights.size > 0:
-                start = layers.weight_offsets[layer]
-                copy(as_vector(w), trace.weights[start : start + w.size])
-                start = layers.bias_offsets[layer]
-                copy(bias, trace.biases[start : start + n])
-            h = as_matrix(work.h[: batch * n], batch, n)
-            exponents[layer] = _forward_layer(
-                one, phi, layers, before, exponents[layer - 1], w, bias, biased, h, x, slope, layer
-            )
-            size = log_norm_of(as_vector(x), exponents[layer])
-            if not size < math.inf:  # NaN too
-                left[k] = layer
-                break
-            _put(out, columns, slots, ACTIVATION, k, layer, size)
-        if left[k] >= 0:
-            continue  # NaN stays in every gradient of this realization
-
-        n = layers.widths[depth]
-        draw_probe(gradients[0], batch * n, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
-        g = as_matrix(gradients[0, : batch * n], batch, n)
-        exponent = 0
-        _record_gradient(out, columns, slots, k, depth, g, exponent)
-        if trace.gradients.size > 0:
-            copy_rows(g, _rows_of(trace.gradients, layers, batch, depth))
-            trace.exponents[depth] = exponent
-        for layer in range(depth, 0, -1):
-            before = _rows_of(states, layers, batch, layer - 1)
-            slope = _rows_of(slopes, layers, batch, layer)
-            n = layers.widths[layer]
-            delta = as_matrix(work.delta[: batch * n], batch, n)
-            for b in range(batch):
-                _slope_times(g[b], slope[b], delta[b])
-            if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
-                squares = outer_squares(delta, before)
-                _put(out, columns, slots, WEIGHT_GRADIENT, k, layer, log_norm(squares, exponent + exponents[layer - 1]))
-            if columns[BIAS_GRADIENT] >= 0 and slots[layer] >= 0:
-                _put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
-            w = _weight_matrix(one, layers, block, storage, realization, layer, True)
-            m = layers.widths[layer - 1]
-            g = as_matrix(gradients[(depth - layer + 1) % 2, : batch * m], batch, m)
-            multiply_transposed(w, delta, g, False)
-            if trace.deltas.size > 0:
-                copy_rows(delta, _rows_of(trace.deltas, layers, batch, layer))
-            flat = as_vector(g)
-            shift = excess(largest(flat))
-            if shift != 0:
-                shift_exponent(flat, -shift)
-                exponent += shift
-            _record_gradient(out, columns, slots, k, layer - 1, g, exponent)
-            if trace.gradients.size > 0:
-                copy_rows(g, _rows_of(trace.gradients, layers, batch, layer - 1))
-                trace.exponents[layer - 1] = exponent
-        if trace.states.size > 0:
-            for layer in range(depth + 1):
-                traced = _rows_of(trace.states, layers, batch, layer)
-                copy_rows(_rows_of(states, layers, batch, layer), traced)
-                shift_exponent(as_vector(traced), exponents[layer])
-
+        left[k] = _forward(one, phi, layers, block, work, out, k)
+        if left[k] < 0:  # else NaN stays in every gradient of this realization
+            _backward(one, layers, block, work, out, k)
 
 
 @lru_cache(maxsize=1)
 def mlp_kernel() -> Callable[..., Any]:
-    """The kernel ``run(one, phi, layers, block, work, out, left, trace)``; ``draws.prepare`` must have been called.
+    """The kernel ``run(one, phi, layers, block, work, out, left)``; ``draws.prepare`` and `matrix_drawer` must have been called.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K) float64, nats; prefilled with NaN.
     left : (R,) int64, -1 or the first layer whose activations left the number range.
     """
-    return kernel(_run)
+    return kernel(_run, counts_references=False)

@@ -1,22 +1,27 @@
 """Weights, biases, inputs and probes of one realization, drawn from their addresses (``random.py``).
 
-``draw_panel`` and ``draw_matrix`` are compiled once per precision as functions of their own, which kernels reach by symbol: drawing is the
-largest piece of machine code here, and each kernel that inlined it took ten seconds longer to compile.
+``draw_panel`` is compiled once per precision as a function of its own, which kernels reach by symbol, and what draws matrices once per family of
+laws, which they reach by address: drawing is the largest piece of machine code here, and each kernel that inlined it took ten seconds longer to
+compile.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import carray, types
-from numba.extending import overload, register_jitable
+from numba import types
+from numba.core import cgutils
+from numba.extending import lower_builtin, register_jitable, type_callable
 
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.norms import inner, sum_of_squares
+from fastgrad.engine.pointers import NAMES, array_data, call_address, call_symbol
 from fastgrad.engine.random import fill_normal, fill_uniform, panel_counters, panel_rows
+from fastgrad.engine.shared_norms import SHARED
+from fastgrad.engine.views import vector_at
 from fastgrad.jit import reduction
 
 NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
@@ -24,7 +29,6 @@ KINDS = {"normal": NORMAL, "uniform": UNIFORM, "constant": CONSTANT, "orthogonal
 SLACK = 4  # numbers that a buffer must hold beyond its tensor
 
 
-_NAMES = {types.float32: "float32", types.float64: "float64"}
 _WORDS = (types.uint32,) * 5
 
 
@@ -43,7 +47,7 @@ def draw_panel(out, n, kind, scale, base, where, key):
 
 
 def _panel_entry(pointer, n, kind, scale, base, w0, w1, w2, k0, k1):
-    out = carray(pointer, (n + SLACK,))
+    out = vector_at(pointer, 0, n + SLACK)
     if kind == NORMAL:
         fill_normal(out, n, scale, base, (w0, w1, w2), (k0, k1))
     elif kind == UNIFORM:
@@ -57,14 +61,31 @@ def _panel_signature(number):
     return types.void(types.CPointer(number), types.int64, types.int64, number, types.int64, *_WORDS)
 
 
-@overload(draw_panel)
-def _choose_draw_panel(out, n, kind, scale, base, where, key):
-    call = types.ExternalFunction(f"fastgrad_draw_panel_{_NAMES[out.dtype]}", _panel_signature(out.dtype))
+_ADDRESS, _KEY = types.UniTuple(types.uint32, 3), types.UniTuple(types.uint32, 2)
 
-    def implementation(out, n, kind, scale, base, where, key):
-        call(out.ctypes, n, kind, scale, base, where[0], where[1], where[2], key[0], key[1])
 
-    return implementation
+def _drawable(out):
+    return isinstance(out, types.Array) and out.dtype in NAMES
+
+
+def _words(builder, where, key):
+    """Address and key as five words, while code is generated."""
+    return cgutils.unpack_tuple(builder, where, 3) + cgutils.unpack_tuple(builder, key, 2)
+
+
+@type_callable(draw_panel)
+def _type_draw_panel(context):
+    def typer(out, n, kind, scale, base, where, key):
+        return types.void(out, types.int64, types.int64, out.dtype, types.int64, _ADDRESS, _KEY) if _drawable(out) else None
+
+    return typer
+
+
+@lower_builtin(draw_panel, types.Array, types.Integer, types.Integer, types.Float, types.Integer, types.BaseTuple, types.BaseTuple)
+def _lower_draw_panel(context, builder, signature, args):
+    symbol = f"fastgrad_draw_panel_{NAMES[signature.args[0].dtype]}"
+    data = array_data(context, builder, signature.args[0], args[0])
+    return call_symbol(context, builder, symbol, [data, *args[1:5], *_words(builder, args[5], args[6])])
 
 
 @register_jitable
@@ -113,52 +134,77 @@ def fill_orthogonal(out, rows, columns, scale, where, key):
 
 
 @register_jitable(error_model="numpy")
-def _fill_matrix(out, rows, columns, kind, scale, where, key):
-    if kind == ORTHOGONAL:
-        fill_orthogonal(out, rows, columns, scale, where, key)
-        return
+def fill_panels(out, rows, columns, kind, scale, where, key):
+    """A matrix with independent entries, panel by panel, each the next run of whole rows."""
     height = panel_rows(columns)
     counters = panel_counters(height * columns)
     for panel in range((rows + height - 1) // height):
         first = panel * height
         n = min(height, rows - first) * columns
-        draw_panel(out[first * columns :], n, kind, scale, panel * counters, where, key)
+        draw_panel(vector_at(out, first * columns, n + SLACK), n, kind, scale, panel * counters, where, key)
 
 
-def draw_matrix(out, rows, columns, kind, scale, where, key):
-    """A row-major matrix in out[: rows * columns] from any law, ``SLACK`` numbers of room behind it.
-
-    Drawn panel by panel, each the next run of whole rows; a Haar matrix all at once.
-    """
-    _fill_matrix(out, rows, columns, kind, scale, where, key)
+def _panels_entry(pointer, rows, columns, kind, scale, w0, w1, w2, k0, k1):
+    fill_panels(vector_at(pointer, 0, rows * columns + SLACK), rows, columns, kind, scale, (w0, w1, w2), (k0, k1))
 
 
-def _matrix_entry(pointer, rows, columns, kind, scale, w0, w1, w2, k0, k1):
-    _fill_matrix(carray(pointer, (rows * columns + SLACK,)), rows, columns, kind, scale, (w0, w1, w2), (k0, k1))
+def _orthogonal_entry(pointer, rows, columns, kind, scale, w0, w1, w2, k0, k1):
+    fill_orthogonal(vector_at(pointer, 0, rows * columns + SLACK), rows, columns, scale, (w0, w1, w2), (k0, k1))
 
 
 def _matrix_signature(number):
     return types.void(types.CPointer(number), types.int64, types.int64, types.int64, number, *_WORDS)
 
 
-@overload(draw_matrix)
-def _choose_draw_matrix(out, rows, columns, kind, scale, where, key):
-    call = types.ExternalFunction(f"fastgrad_draw_matrix_{_NAMES[out.dtype]}", _matrix_signature(out.dtype))
-
-    def implementation(out, rows, columns, kind, scale, where, key):
-        call(out.ctypes, rows, columns, kind, scale, where[0], where[1], where[2], key[0], key[1])
-
-    return implementation
+_NUMBERS = {"float32": types.float32, "float64": types.float64}
 
 
-@lru_cache(maxsize=None)
-def prepare(dtype: str) -> tuple[Any, Any]:
-    """Compile (or load) the two functions for one precision; must have been called before a kernel of that precision runs."""
-    number = types.float32 if dtype == "float32" else types.float64
-    return (
-        entry_point(_panel_entry, _panel_signature(number), f"fastgrad_draw_panel_{dtype}"),
-        entry_point(_matrix_entry, _matrix_signature(number), f"fastgrad_draw_matrix_{dtype}"),
-    )
+def draw_matrix(out, rows, columns, kind, scale, where, key, drawer=0):
+    """A row-major matrix in out[: rows * columns], ``SLACK`` numbers of room behind it.
+
+    Compiled code calls ``drawer``, the law's `matrix_drawer`; plain Python needs none.
+    """
+    if kind == ORTHOGONAL:
+        fill_orthogonal(out, rows, columns, scale, where, key)
+    else:
+        fill_panels(out, rows, columns, kind, scale, where, key)
+
+
+@type_callable(draw_matrix)
+def _type_draw_matrix(context):
+    def typer(out, rows, columns, kind, scale, where, key, drawer):
+        size = types.int64
+        return types.void(out, size, size, size, out.dtype, _ADDRESS, _KEY, size) if _drawable(out) else None
+
+    return typer
+
+
+@lower_builtin(draw_matrix, types.Array, *[types.Integer] * 3, types.Float, types.BaseTuple, types.BaseTuple, types.Integer)
+def _lower_draw_matrix(context, builder, signature, args):
+    data = array_data(context, builder, signature.args[0], args[0])
+    return call_address(context, builder, args[7], [data, *args[1:5], *_words(builder, args[5], args[6])])
+
+
+@cache
+def _compiled_drawer(orthogonal: bool, dtype: str) -> Any:
+    prepare(dtype)
+    return entry_point(_orthogonal_entry if orthogonal else _panels_entry, _matrix_signature(_NUMBERS[dtype]), counts_references=orthogonal)
+
+
+def matrix_drawer(kind: int, dtype: str) -> int:
+    """Address of the function that draws matrices of a law, compiled (or loaded) now; the two precisions' functions are not the same."""
+    return int(_compiled_drawer(kind == ORTHOGONAL, dtype).address)
+
+
+@cache
+def prepare(dtype: str) -> tuple[Any, ...]:
+    """Compile (or load) what all kernels of one precision call by symbol; must have been called before one runs."""
+    number = _NUMBERS[dtype]
+    panel = entry_point(_panel_entry, _panel_signature(number), f"fastgrad_draw_panel_{dtype}", counts_references=False)
+    norms = [
+        entry_point(shared.entry, shared.c_signature(number), f"fastgrad_{shared.symbol}_{dtype}", counts_references=False) for shared in SHARED
+    ]
+    return panel, *norms
 
 
 @register_jitable(error_model="numpy")
@@ -169,6 +215,6 @@ def draw_probe(v, n, unit, where, key):
             v[j] = 1
         return
     draw_vector(v, n, NORMAL, v.dtype.type(1), where, key)
-    factor = v.dtype.type(1.0 / math.sqrt(sum_of_squares(v[:n])))
+    factor = v.dtype.type(1.0 / math.sqrt(sum_of_squares(vector_at(v, 0, n))))
     for j in range(n):
         v[j] = v[j] * factor

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Trace, mlp_kernel, work_arrays
-from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, prepare
+from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, mlp_kernel, work_arrays
+from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP
@@ -39,6 +40,7 @@ def layers_of(task: Task) -> Layers:
     widths = np.array(network.widths, dtype=np.int64)
     fans = {pair: draw(network.weights, *pair) for pair in set(pairwise(network.widths))}
     bias_kind, _ = bias_law(network, 1)
+    weight_kind = KINDS[next(iter(fans.values())).kind]
     weights = biases = np.empty(0, dtype=task.number)
     if task.weights is not None:
         assert isinstance(task.weights, FittedMLP)
@@ -46,7 +48,8 @@ def layers_of(task: Task) -> Layers:
         biases = np.concatenate(task.weights.biases).astype(task.number)
     return Layers(
         widths=widths,
-        weight_kind=KINDS[next(iter(fans.values())).kind],
+        drawer=matrix_drawer(weight_kind, task.dtype),
+        weight_kind=weight_kind,
         weight_scale=np.array([fans[pair].scale for pair in pairwise(network.widths)]),
         bias_kind=bias_kind,
         bias_scale=np.array([bias_law(network, below)[1] for below in network.widths[:-1]], dtype=np.float64),
@@ -80,55 +83,53 @@ def _phi(name: str, dtype: str) -> Phi:
     return Phi(activation_address(name, dtype), activation.homogeneous, through_zero, left, right)
 
 
-def _run(task: Task, layers: Layers, first: int, count: int, trace: Trace) -> BlockResult:
+def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
     network = task.network
     assert isinstance(network, MLP)
-    out = np.full((len(task.variables), count, task.kept), np.nan)
-    left = np.empty(count, dtype=np.int64)
-    block = _block(task, layers, first, count)
-    work = work_arrays(layers, block.inputs.shape[0], task.keep)
+    out = np.full((len(task.variables), block.count, task.kept), np.nan)
+    left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
-    mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, work, out, left, trace)
+    mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 
 def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
-    nothing = np.empty(0)
-    no_trace = Trace(nothing, nothing, nothing, nothing, nothing, np.empty(0, dtype=np.int64))
-    return _run(task, layers_of(task), first, count, no_trace)
+    layers = layers_of(task)
+    block = _block(task, layers, first, count)
+    return _run(task, layers, block, work_arrays(layers, block.inputs.shape[0], task.keep))
 
 
 def trace_mlp(task: Task, realization: int) -> dict[str, Any]:
-    """The arrays of one realization (`fastgrad.engine.trace.trace`)."""
+    """The arrays of one realization (`fastgrad.engine.trace.trace`): what the kernel's working arrays hold after it."""
+    task = replace(task, keep=True)
     layers = layers_of(task)
-    batch = 1 if task.inputs is None else task.inputs.shape[0]
-    total = int(layers.state_offsets[-1]) * batch
-    trace = Trace(
-        states=np.full(total, np.nan),
-        gradients=np.full(total, np.nan),
-        deltas=np.full(total, np.nan),
-        weights=np.empty(int(layers.weight_offsets[-1])),
-        biases=np.empty(int(layers.bias_offsets[-1])),
-        exponents=np.zeros(layers.widths.size, dtype=np.int64),
-    )
-    _run(task, layers, realization, 1, trace)
-
-    def rows(flat: Any, layer: int) -> Any:
-        start, n = int(layers.state_offsets[layer]) * batch, int(layers.widths[layer])
-        return flat[start : start + batch * n].reshape(batch, n)
-
+    block = _block(task, layers, realization, 1)
+    batch = block.inputs.shape[0]
+    work = work_arrays(layers, batch, keep_weights=True, keep_all=True)
+    left = int(_run(task, layers, block, work).left[0])
     depth = layers.widths.size - 1
-    factors = np.ldexp(1.0, np.clip(trace.exponents, -1100, 1100))
-    x = [rows(trace.states, layer) for layer in range(depth + 1)]
-    gradient = [rows(trace.gradients, layer) * factors[layer] for layer in range(depth + 1)]
-    delta = [rows(trace.deltas, layer) * factors[layer] for layer in range(1, depth + 1)]
+    reached = depth if left < 0 else left
+
+    def rows(numbers: Any, layer: int, exponent: int) -> Any:
+        n = int(layers.widths[layer])
+        return np.ldexp(numbers[: batch * n].astype(np.float64), np.clip(exponent, -2200, 2200)).reshape(batch, n)
+
+    def nothing(layer: int) -> Any:
+        return np.full((batch, int(layers.widths[layer])), np.nan)
+
+    every = range(depth + 1)
+    states = [work.states[start * batch :] for start in layers.state_offsets]
+    x = [rows(states[k], k, work.exponents[k]) if k <= reached else nothing(k) for k in every]
+    gradient = [nothing(k) if left >= 0 else rows(work.gradients[depth - k], k, work.gradient_exponents[k]) for k in every]
+    delta = [nothing(k) if left >= 0 else rows(work.deltas[k], k, work.gradient_exponents[k]) for k in every[1:]]
+    weights = (layers.weights if layers.weights.size else work.weights).astype(np.float64)
     spans = pairwise(layers.weight_offsets[1:])
     return {
         "x": x,
         "gradient": gradient,
-        "weight": [trace.weights[a:b].reshape(n, -1) for (a, b), n in zip(spans, layers.widths[1:], strict=True)],
-        "bias": [trace.biases[a:b] for a, b in pairwise(layers.bias_offsets[1:])],
+        "weight": [weights[a:b].reshape(n, -1) for (a, b), n in zip(spans, layers.widths[1:], strict=True)],
+        "bias": [work.bias[k, : layers.widths[k]].astype(np.float64) for k in every[1:]],
         "weight_gradient": [d.T @ before for d, before in zip(delta, x, strict=False)],
         "bias_gradient": [d.sum(axis=0) for d in delta],
         "v": gradient[depth],

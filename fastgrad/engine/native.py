@@ -23,9 +23,12 @@ from typing import Any
 
 import llvmlite.binding
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.core import cgutils
+from numba.extending import lower_builtin, overload, register_jitable, type_callable
 
+from fastgrad.engine.pointers import WORD, call_symbol
 from fastgrad.jit import reduction
 
 _FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of the symbol, log2 of the bytes
@@ -94,6 +97,16 @@ def multiply(A: Any, X: Any, out: Any, accumulate: bool) -> None:
         If the shapes do not fit together, or if rows that C reads as contiguous are not (plain Python and the
         twins do not mind).
     """
+    _plain(A.T, X, out, accumulate)
+
+
+def product_transposed(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+    """`multiply_transposed` for kernels whose arrays fit: nothing is checked, so nothing has to be compiled for each combination of layouts."""
+    _plain(P, X, out, accumulate)
+
+
+def product(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+    """`multiply` for kernels whose arrays fit: nothing is checked."""
     _plain(A.T, X, out, accumulate)
 
 
@@ -227,3 +240,62 @@ def _choose(A: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] |
 _ALL_FORMATS: list[tuple[str, int, Any]] = [(*names, number) for number, names in _FORMATS.items()]
 _c_transposed = {chosen: _transposed_by_c(*chosen) for chosen in _ALL_FORMATS}
 _c_dot = {chosen: _by_c(*chosen) for chosen in _ALL_FORMATS}
+
+
+def _signature(matrix: Any, X: Any, out: Any) -> Any:
+    return types.void(matrix, X, out, types.boolean) if _format(matrix, X, out) is not None else None
+
+
+def _type_product_transposed(context: Any) -> Any:
+    return lambda P, X, out, accumulate: _signature(P, X, out)
+
+
+def _type_product(context: Any) -> Any:
+    return lambda A, X, out, accumulate: _signature(A, X, out)
+
+
+def _choose_transposed_twin(P: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] | None:
+    def implementation(P: Any, X: Any, out: Any, accumulate: bool) -> None:
+        _transposed_twin(P, X, out, accumulate)
+
+    return implementation if _format(P, X, out) is not None else None
+
+
+def _choose_twin(A: Any, X: Any, out: Any, accumulate: bool) -> Callable[..., None] | None:
+    def implementation(A: Any, X: Any, out: Any, accumulate: bool) -> None:
+        _twin(A, X, out, accumulate)
+
+    return implementation if _format(A, X, out) is not None else None
+
+
+def _lower_product(name: str, both_strides: bool) -> Any:
+    """Code for a call of the C function ``name``; a transposed product takes both strides of X."""
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = signature.args[0].dtype
+        suffix, shift = _FORMATS[number]
+        shift = ir.Constant(WORD, shift)
+        views = [context.make_array(given)(context, builder, value) for given, value in zip(signature.args[:3], args[:3], strict=True)]
+        shapes = [cgutils.unpack_tuple(builder, view.shape, 2) for view in views]
+        strides = [[builder.ashr(stride, shift) for stride in cgutils.unpack_tuple(builder, view.strides, 2)] for view in views]
+        matrix, X, out = views
+        values = [shapes[1][0], shapes[2][1], shapes[1][1], matrix.data, strides[0][0], X.data]
+        values += [*strides[1][: 2 if both_strides else 1], out.data, strides[2][0], builder.zext(args[3], WORD)]
+        return call_symbol(context, builder, f"fg1_{name}_{suffix}", values)
+
+    return lower
+
+
+def _register_products() -> None:
+    if not HAVE_C:
+        overload(product_transposed, jit_options={"error_model": "numpy"})(_choose_transposed_twin)
+        overload(product, jit_options={"error_model": "numpy"})(_choose_twin)
+        return
+    matrices = (types.Array, types.Array, types.Array, types.Boolean)
+    type_callable(product_transposed)(_type_product_transposed)
+    type_callable(product)(_type_product)
+    lower_builtin(product_transposed, *matrices)(_lower_product("transposed", True))
+    lower_builtin(product, *matrices)(_lower_product("dot", False))
+
+
+_register_products()

@@ -14,7 +14,7 @@ from typing import Any
 
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import lower_builtin, type_callable
 
 SLOTS = 12  # distinct output arrays that one loop may have
 
@@ -44,42 +44,35 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return cgutils.pointer_add(builder, view.data, offset)
 
 
-@intrinsic
-def _load(typingctx, array, index):  # noqa: ANN001, ANN202 - Numba's protocol
-    def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], *args)
-        value = builder.load(pointer)
-        reads, slots = _scopes(builder.module)
-        value.set_metadata("alias.scope", builder.module.add_metadata([reads]))
-        value.set_metadata("noalias", builder.module.add_metadata(slots))
-        return value
-
-    return array.dtype(array, types.intp), codegen
+@type_callable(load)
+def _type_load(context):
+    return lambda array, index: array.dtype(array, types.intp) if isinstance(array, types.Array) else None
 
 
-@intrinsic
-def _store(typingctx, array, index, value, slot):  # noqa: ANN001, ANN202
-    if not isinstance(slot, types.IntegerLiteral):
-        return None
-    chosen = slot.literal_value
+@type_callable(store)
+def _type_store(context):
+    def typer(array, index, value, slot):
+        known = isinstance(array, types.Array) and isinstance(slot, types.IntegerLiteral)
+        return types.void(array, types.intp, array.dtype, slot) if known else None
 
-    def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-        instruction = builder.store(args[2], pointer)
-        reads, slots = _scopes(builder.module)
-        mine = slots.pop(chosen)
-        instruction.set_metadata("alias.scope", builder.module.add_metadata([mine]))
-        instruction.set_metadata("noalias", builder.module.add_metadata([reads, *slots]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, array.dtype, slot), codegen
+    return typer
 
 
-@overload(load, jit_options={"forceinline": True})
-def _choose_load(array, index):
-    return lambda array, index: _load(array, index)
+# Lowered by hand rather than as functions: every call of a function that Numba compiles costs a tenth of a second once.
+@lower_builtin(load, types.Array, types.Integer)
+def _lower_load(context, builder, signature, args):
+    value = builder.load(_pointer(context, builder, signature.args[0], *args))
+    reads, slots = _scopes(builder.module)
+    value.set_metadata("alias.scope", builder.module.add_metadata([reads]))
+    value.set_metadata("noalias", builder.module.add_metadata(slots))
+    return value
 
 
-@overload(store, prefer_literal=True, jit_options={"forceinline": True})
-def _choose_store(array, index, value, slot):
-    return lambda array, index, value, slot: _store(array, index, value, slot)
+@lower_builtin(store, types.Array, types.Integer, types.Number, types.IntegerLiteral)
+def _lower_store(context, builder, signature, args):
+    instruction = builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1]))
+    reads, slots = _scopes(builder.module)
+    mine = slots.pop(signature.args[3].literal_value)
+    instruction.set_metadata("alias.scope", builder.module.add_metadata([mine]))
+    instruction.set_metadata("noalias", builder.module.add_metadata([reads, *slots]))
+    return context.get_dummy_value()

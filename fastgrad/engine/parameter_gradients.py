@@ -14,10 +14,11 @@ import math
 
 from numba.extending import register_jitable
 
-from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
-from fastgrad.engine.native import multiply_transposed
-from fastgrad.engine.norms import largest, log_norm, outer_squares, shift_exponent, sum_of_rows_squares, sum_of_squares
-from fastgrad.engine.views import as_matrix, as_vector
+from fastgrad.engine.arrays import copy_rows, fill
+from fastgrad.engine.native import product_transposed
+from fastgrad.engine.norms import log_norm, sum_of_squares
+from fastgrad.engine.shared_norms import largest, outer_squares, shift_exponent, sum_of_rows_squares
+from fastgrad.engine.views import as_matrix, as_vector, matrix_at, transposed, vector_at
 from fastgrad.jit import reduction
 
 STEP_VARIABLES = (
@@ -61,9 +62,12 @@ def _wants(columns, slots, variable, step):
 @register_jitable(error_model="numpy")
 def input_gradients(d_pre, input_rows, width, out):
     """The rows of d_pre (n, P H) that belong to W_ih, in its order, in out (n, G H)."""
-    for gate in range(input_rows.size):
-        row = input_rows[gate]
-        copy_rows(d_pre[:, row * width : (row + 1) * width], out[:, gate * width : (gate + 1) * width])
+    for i in range(out.shape[0]):
+        for gate in range(input_rows.size):
+            source = input_rows[gate] * width
+            target = gate * width
+            for j in range(width):
+                out[i, target + j] = d_pre[i, source + j]
 
 
 @register_jitable(error_model="numpy")
@@ -91,8 +95,9 @@ def _highest(orders):
 @register_jitable(error_model="numpy")
 def _orders_of_products(d_exponents, x, x_exponents, orders):
     """orders[t] = exponent of d_pre_t^T x_t, NOTHING where either is exactly zero (a zero's exponent means nothing)."""
+    n = x.size // orders.size
     for t in range(orders.size):
-        zero = d_exponents[t] == NOTHING or largest(as_vector(x[t])) == 0
+        zero = d_exponents[t] == NOTHING or largest(vector_at(x, t * n, n)) == 0
         orders[t] = NOTHING if zero else d_exponents[t] + x_exponents[t]
 
 
@@ -117,35 +122,31 @@ def _scaled_chunk(d_pre, orders, start, top, for_input, input_rows, width, rows)
 
 
 @register_jitable(error_model="numpy")
-def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, product, orders, traced):
-    """ln of the norm of sum_t d_pre_t^T x_t; x (T, B, N). The matrix goes to ``traced`` (G H, N) unless that is empty.
+def weight_total(d_pre, d_exponents, x, x_exponents, for_input, input_rows, width, rows, total, orders):
+    """ln of the norm of sum_t d_pre_t^T x_t; x (T B N,).
 
-    rows (SUM_CHUNK, B, G H), product (N, G H) and orders (T,) are room to work in.
+    rows (SUM_CHUNK, B, G H), total (N, G H) and orders (T,) are room to work in.
     """
-    batch = d_pre.shape[1]
-    columns = x.shape[2]
-    m = rows.shape[2]
+    all_steps, batch, _ = d_pre.shape
+    columns, m = total.shape
     _orders_of_products(d_exponents, x, x_exponents, orders)
     top = _highest(orders)
     if top == NOTHING:
         return -math.inf
-    flat = as_vector(product)
+    flat = as_vector(total)
     fill(flat, 0)
-    for start in range(0, d_pre.shape[0], SUM_CHUNK):
+    for start in range(0, all_steps, SUM_CHUNK):
         steps = _scaled_chunk(d_pre, orders, start, top, for_input, input_rows, width, rows)
         if steps > 0:
             n = steps * batch
-            source = as_matrix(as_vector(x[start : start + steps]), n, columns)
-            multiply_transposed(as_matrix(as_vector(rows), n, m), source.T, product, True)
-    if traced.size > 0:
-        transpose(product, traced)
-        shift_exponent(as_vector(traced), top)
+            source = matrix_at(x, start * batch * columns, n, columns)
+            product_transposed(as_matrix(rows, n, m), transposed(source), total, True)
     return log_norm(sum_of_squares(flat), top)
 
 
 @register_jitable(error_model="numpy")
-def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, total, traced):
-    """ln of the norm of sum_t sum_b d_pre_t, formed in float64; the vector goes to ``traced`` (G H,) unless that is empty.
+def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, total):
+    """ln of the norm of sum_t sum_b d_pre_t, formed in float64.
 
     rows (SUM_CHUNK, B, G H) and total (G H,) float64 are room to work in.
     """
@@ -155,12 +156,9 @@ def bias_total(d_pre, d_exponents, for_input, input_rows, width, rows, total, tr
     fill(total, 0)
     for start in range(0, d_pre.shape[0], SUM_CHUNK):
         steps = _scaled_chunk(d_pre, d_exponents, start, top, for_input, input_rows, width, rows)
-        for s in range(steps):
-            for b in range(d_pre.shape[1]):
-                row = rows[s, b]
-                for j in range(total.size):
-                    total[j] += row[j]
-    if traced.size > 0:
-        copy(total, traced)
-        shift_exponent(traced, top)
+        n = steps * d_pre.shape[1]
+        row = as_matrix(rows, n, total.size)
+        for i in range(n):
+            for j in range(total.size):
+                total[j] += row[i, j]
     return log_norm(sum_of_squares(total), top)

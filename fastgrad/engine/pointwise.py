@@ -5,10 +5,10 @@ The first argument of every loop is a pointer, as are all but the sizes; arrays 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
-from numba import carray, types
+from numba import types
 from numba.extending import register_jitable
 
 from fastgrad.activations import ACTIVATIONS
@@ -20,6 +20,7 @@ from fastgrad.engine.cell_rows import LOAD, ROWS, STORE, STORE_STATE, STORE_TOTA
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
+from fastgrad.engine.views import as_matrix, vector_at
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
@@ -27,7 +28,7 @@ _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
 
 def _address(function: Any, dtype: str, pointers: int, sizes: int) -> int:
     signature = types.void(*[types.CPointer(_NUMBERS[dtype])] * pointers, *[types.int64] * sizes)
-    compiled = entry_point(function, signature)
+    compiled = entry_point(function, signature, counts_references=False)
     _keep_alive.append(compiled)
     return int(compiled.address)
 
@@ -40,17 +41,17 @@ _call_activation = caller(*[types.voidptr] * 4, types.int64)
 @register_jitable
 def activate(address, h, bias, x, slope):
     """x = phi(h + bias), slope = phi'(h + bias) for vectors, by the loop at ``address``."""
-    _call_activation(address, (h.ctypes.data, bias.ctypes.data, x.ctypes.data, slope.ctypes.data, h.size))
+    _call_activation(address, (h, bias, x, slope, h.size))
 
 
-@lru_cache(maxsize=None)
+@cache
 def activation_address(activation: str, dtype: str) -> int:
     """Address of the loop for `activate`."""
     pair = ACTIVATIONS[activation].pair
 
     def activation_loop(h_pointer, bias_pointer, x_pointer, slope_pointer, n):
-        h, bias = carray(h_pointer, (n,)), carray(bias_pointer, (n,))
-        x, slope = carray(x_pointer, (n,)), carray(slope_pointer, (n,))
+        h, bias = vector_at(h_pointer, 0, n), vector_at(bias_pointer, 0, n)
+        x, slope = vector_at(x_pointer, 0, n), vector_at(slope_pointer, 0, n)
         for j in range(n):
             y, d = pair(load(h, j) + load(bias, j))
             store(x, j, y, 0)
@@ -69,15 +70,14 @@ _call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 2)
 def forward_units(address, pre, state, new_state, local, state_gap):
     """One sequence, one step: pre (P H,), local (V, H); state and new_state: the h rows, whose c rows lie ``state_gap`` numbers behind."""
     n = new_state.size
-    _call_forward(address, (pre.ctypes.data, state.ctypes.data, new_state.ctypes.data, local.ctypes.data, n, state_gap, 0))
+    _call_forward(address, (pre, state, new_state, local, n, state_gap, 0))
 
 
 @register_jitable
 def backward_units(address, gradient, local, d_pre, before, total, gap):
     """One sequence, one step back: gradient and before as h rows with their c rows ``gap`` numbers behind, d_pre (P H,), total (H,)."""
     n = total.size
-    data = (gradient.ctypes.data, local.ctypes.data, d_pre.ctypes.data, before.ctypes.data, total.ctypes.data, n, gap)
-    _call_backward(address, data)
+    _call_backward(address, (gradient, local, d_pre, before, total, n, gap))
 
 
 class CellCode(NamedTuple):
@@ -94,7 +94,7 @@ def cell_of(kind: str, activation: str | None) -> Cell:
     return GRU_CELL if kind == "gru" else elman_cell(activation or "tanh")
 
 
-@lru_cache(maxsize=None)
+@cache
 def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     """Addresses of a cell's loops for `forward_units` and `backward_units`."""
     cell = cell_of(kind, activation)
@@ -105,18 +105,18 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     store_total, rows = STORE_TOTAL[n_states], ROWS[n_states]
 
     def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, _):
-        pre, local = carray(pre_pointer, (n_pre, n)), carray(local_pointer, (n_local, n))
-        state, new_state = rows(carray(state_pointer, (gap + n,)), n, gap), rows(carray(new_pointer, (gap + n,)), n, gap)
+        pre, local = as_matrix(pre_pointer, n_pre, n), as_matrix(local_pointer, n_local, n)
+        state, new_state = rows(vector_at(state_pointer, 0, gap + n), n, gap), rows(vector_at(new_pointer, 0, gap + n), n, gap)
         for j in range(n):
             new, derivatives = forward(load_pre(pre, j), load_state(state, j))
             store_state(new_state, j, new)
             store_local(local, j, derivatives)
 
     def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap):
-        gradient = rows(carray(gradient_pointer, (gap + n,)), n, gap)
-        before = rows(carray(before_pointer, (gap + n,)), n, gap)
-        local, d_pre = carray(local_pointer, (n_local, n)), carray(d_pre_pointer, (n_pre, n))
-        total = carray(total_pointer, (n,))
+        gradient = rows(vector_at(gradient_pointer, 0, gap + n), n, gap)
+        before = rows(vector_at(before_pointer, 0, gap + n), n, gap)
+        local, d_pre = as_matrix(local_pointer, n_local, n), as_matrix(d_pre_pointer, n_pre, n)
+        total = vector_at(total_pointer, 0, n)
         for j in range(n):
             d, d_state, through = backward(load_state(gradient, j), load_local(local, j))
             store_pre(d_pre, j, d)

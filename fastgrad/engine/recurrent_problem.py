@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, prepare
+from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
 from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.task import BlockResult, Task
-from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Trace, unrolled_kernel, work_arrays
+from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Work, unrolled_kernel, work_arrays
 from fastgrad.networks import LSTM, RNN, Recurrent
 from fastgrad.weight_files import FittedRecurrent
 from fastgrad.weights import draw
@@ -61,6 +61,8 @@ def _weights(task: Task) -> Weights:
     forget = network.forget_bias if isinstance(network, LSTM) else None
     return Weights(
         given=task.weights is not None,
+        recurrent_drawer=matrix_drawer(KINDS[law.kind], task.dtype),
+        input_drawer=matrix_drawer(KINDS[input_laws[0].kind], task.dtype),
         recurrent_kind=KINDS[law.kind],
         recurrent_scale=law.scale,
         input_kind=KINDS[input_laws[0].kind],
@@ -117,83 +119,85 @@ def _cell(network: Recurrent, dtype: str) -> CellInfo:
     )
 
 
-def _run(task: Task, weights: Weights, first: int, count: int, trace: Trace) -> BlockResult:
+def _run(task: Task, cell: CellInfo, weights: Weights, block: Block, work: Work) -> BlockResult:
     network = task.network
     assert isinstance(network, Recurrent)
     step_names = [name for name in task.variables if name in STEP_VARIABLES]
     total_names = [name for name in task.variables if name in TOTAL_VARIABLES]
-    out = np.full((len(step_names), count, network.layers, task.kept), np.nan)
-    totals = np.full((len(total_names), count, network.layers), np.nan)
-    left = np.empty(count, dtype=np.int64)
-    cell, block = _cell(network, task.dtype), _block(task, first, count)
-    work = work_arrays(weights, block.inputs, not block.given_inputs, cell)
+    out = np.full((len(step_names), block.count, network.layers, task.kept), np.nan)
+    totals = np.full((len(total_names), block.count, network.layers), np.nan)
+    left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
-    unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left, trace)
+    unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:
         arrays = {name: array[:, 0] for name, array in arrays.items()}
     return BlockResult(arrays, left)
 
 
-def _no_trace(stacked: int) -> Trace:
-    return Trace(
-        states=np.empty((stacked, 0, 0, 0, 0)),
-        gradients=np.empty((stacked, 0, 0, 0, 0)),
-        recurrent=np.empty((stacked, 0, 0)),
-        input_first=np.empty((0, 0)),
-        input_rest=np.empty((stacked, 0, 0)),
-        biases=np.empty((stacked, 0)),
-        input_biases=np.empty((stacked, 0)),
-    )
-
-
 def run_recurrent(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
     assert isinstance(task.network, Recurrent)
-    return _run(task, _weights(task), first, count, _no_trace(task.network.layers))
+    cell, weights, block = _cell(task.network, task.dtype), _weights(task), _block(task, first, count)
+    return _run(task, cell, weights, block, work_arrays(weights, block.inputs, not block.given_inputs, cell))
 
 
 def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
-    """The arrays of one realization (`fastgrad.engine.trace.trace`)."""
+    """The arrays of one realization (`fastgrad.engine.trace.trace`): what the kernel's working arrays hold after it."""
     network = task.network
     assert isinstance(network, Recurrent)
-    weights = _weights(task)
-    batch = 1 if task.inputs is None else task.inputs.shape[1]
-    n_states = cell_of(network.kind, "tanh").n_states
-    states = np.full((network.layers, n_states, network.steps + 1, batch, network.width), np.nan)
-    trace = Trace(
-        states=states,
-        gradients=np.full_like(states, np.nan),
-        recurrent=np.zeros(weights.recurrent.shape),
-        input_first=np.zeros(weights.input_first.shape),
-        input_rest=np.zeros((network.layers, *weights.recurrent.shape[1:])),
-        biases=np.zeros(weights.biases.shape),
-        input_biases=np.zeros(weights.biases.shape),
-    )
-    _run(task, weights, realization, 1, trace)
-
-    def named(recurrent: Any, input_first: Any, input_rest: Any, biases: Any, input_biases: Any) -> dict[str, Any]:
-        arrays = {}
-        for layer in range(network.layers):
-            below = input_first if layer == 0 else input_rest[layer - 1]
-            arrays[f"weight_ih_l{layer}"] = np.array(below, dtype=np.float64)
-            arrays[f"weight_hh_l{layer}"] = np.array(recurrent[layer], dtype=np.float64)
-            arrays[f"bias_ih_l{layer}"] = np.array(input_biases[layer], dtype=np.float64)
-            arrays[f"bias_hh_l{layer}"] = np.array(biases[layer], dtype=np.float64)
-        return arrays
-
+    cell, weights, block = _cell(network, task.dtype), _weights(task), _block(task, realization, 1)
+    work = work_arrays(weights, block.inputs, not block.given_inputs, cell, keep_all=True)
+    left = int(_run(task, cell, weights, block, work).left[0])
     result: dict[str, Any] = {
-        "h": trace.states[:, 0],
-        "gradient_h": trace.gradients[:, 0],
-        "state_dict": named(
-            weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases
-        ),
-        "gradient": named(trace.recurrent, trace.input_first, trace.input_rest, trace.biases, trace.input_biases),
-        "v": trace.gradients[-1, 0, -1],
+        "inputs": block.inputs.astype(np.float64),
+        "state_dict": _named(network, weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases),
     }
-    if n_states == 2:
-        result |= {"c": trace.states[:, 1], "gradient_c": trace.gradients[:, 1]}
+    states = _scaled(np.moveaxis(work.states, 1, 0), work.exponents)  # (S, K, T + 1, B, H)
+    gradients = _scaled(work.gradients[:, :, 0], work.gradient_exponents)
+    cell_gradients = np.concatenate((work.gradients[:, :1, -1], work.totals[:, 1:]), axis=1)
+    if left >= 0:
+        states, gradients = np.full_like(states, np.nan), np.full_like(gradients, np.nan)
+        cell_gradients = gradients
+    result |= {"h": states[0], "gradient_h": gradients, "v": gradients[-1, -1]}
+    if cell.n_states == 2:
+        result |= {"c": states[1], "gradient_c": _scaled(cell_gradients, work.gradient_exponents)}
+    d_pre = _scaled(work.d_pre, work.gradient_exponents[:, 1:]) * (1.0 if left < 0 else np.nan)
+    result["gradient"] = _total_gradients(network, cell, d_pre, states[0], result["inputs"])
     return result
+
+
+def _scaled(arrays: Any, exponents: Any) -> Any:
+    """arrays (…, K, T, …) * 2**exponents (K, T) in float64; the exponent of a zero vector means nothing."""
+    spread = np.clip(exponents, -2200, 2200)
+    return np.ldexp(arrays.astype(np.float64), spread.reshape(*spread.shape, 1, 1))
+
+
+def _named(network: Recurrent, recurrent: Any, input_first: Any, input_rest: Any, biases: Any, input_biases: Any) -> dict[str, Any]:
+    """PyTorch's names for arrays shaped as in `Weights`."""
+    arrays = {}
+    for layer in range(network.layers):
+        below = input_first if layer == 0 else input_rest[layer - 1]
+        arrays[f"weight_ih_l{layer}"] = np.array(below, dtype=np.float64)
+        arrays[f"weight_hh_l{layer}"] = np.array(recurrent[layer], dtype=np.float64)
+        arrays[f"bias_ih_l{layer}"] = np.array(input_biases[layer], dtype=np.float64)
+        arrays[f"bias_hh_l{layer}"] = np.array(biases[layer], dtype=np.float64)
+    return arrays
+
+
+def _total_gradients(network: Recurrent, cell: CellInfo, d_pre: Any, h: Any, inputs: Any) -> dict[str, Any]:
+    """The loss's derivatives by all weights from d_pre (K, T, B, P H), h (K, T + 1, B, H) and inputs (T, B, N)."""
+    width = network.width
+    input_columns = np.concatenate([np.arange(row * width, (row + 1) * width) for row in cell.input_rows])
+    recurrent, below, biases, input_biases = [], [], [], []
+    for layer in range(network.layers):
+        for_hidden, for_input = d_pre[layer, :, :, : cell.gates * width], d_pre[layer][:, :, input_columns]
+        x = inputs if layer == 0 else h[layer - 1, 1:]
+        recurrent.append(np.einsum("tbi,tbj->ij", for_hidden, h[layer, :-1]))
+        below.append(np.einsum("tbi,tbj->ij", for_input, x))
+        biases.append(for_hidden.sum(axis=(0, 1)))
+        input_biases.append(for_input.sum(axis=(0, 1)))
+    return _named(network, recurrent, below[0], below[1:], biases, input_biases)
 
 
 def workspace_bytes(task: Task) -> int:

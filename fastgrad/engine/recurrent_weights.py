@@ -12,20 +12,23 @@ from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.draws import draw_matrix, draw_vector
-from fastgrad.engine.norms import largest
 from fastgrad.engine.random import Role, address
-from fastgrad.engine.views import as_vector
+from fastgrad.engine.shared_norms import largest
+from fastgrad.engine.views import as_vector, vector_at
 
 
 class Weights(NamedTuple):
     """Laws or given arrays, as the kernel sees them.
 
     The arrays hold values if ``given``, else they are scratch of one block: recurrent (K, G H, H), input_first (G H, N),
-    input_rest (K - 1, G H, H), biases and input_biases (K, G H). Kinds are codes of ``draws.py``, scales float64; input_scales (K,), since
+    input_rest (K - 1, G H, H), biases and input_biases (K, G H). Kinds are codes of ``draws.py``, drawers addresses
+    (`matrix_drawer`), scales float64; input_scales (K,), since
     fan_in differs below and above. forget_bias: the forget gate's total bias, NaN for none.
     """
 
     given: bool
+    recurrent_drawer: int
+    input_drawer: int
     recurrent_kind: int
     recurrent_scale: float
     input_kind: int
@@ -42,14 +45,12 @@ class Weights(NamedTuple):
 
 
 @register_jitable(error_model="numpy")
-def _draw_gates(out, gates, kind, spread, role, layer, realization, key, scratch):
-    """One matrix per gate, behind one another in out (G H, columns)."""
-    rows, columns = out.shape
-    width = rows // gates
+def _draw_gates(drawer, out, gates, columns, kind, spread, role, layer, realization, key, scratch):
+    """One matrix (H, columns) per gate, behind one another in the vector out."""
+    size = out.size // gates
     for gate in range(gates):
-        draw_matrix(scratch, width, columns, kind, spread, address(role, gate, layer, realization), key)
-        size = width * columns
-        copy(scratch, as_vector(out[gate * width : (gate + 1) * width]))
+        draw_matrix(scratch, size // columns, columns, kind, spread, address(role, gate, layer, realization), key, drawer)
+        copy(scratch, vector_at(out, gate * size, size))
 
 
 @register_jitable(error_model="numpy")
@@ -61,34 +62,44 @@ def _draw_bias(one, out, weights, role, layer, realization, key, scratch):
 @register_jitable(error_model="numpy")
 def draw_weights(one, weights, gates, realization, key, scratch):
     """All weights and biases of one realization, into the arrays of ``weights``."""
-    stacked, _, width = weights.recurrent.shape
+    stacked, rows, width = weights.recurrent.shape
+    size = rows * width
     for layer in range(stacked):
         spread = type(one)(weights.recurrent_scale)
-        kind = weights.recurrent_kind
-        _draw_gates(weights.recurrent[layer], gates, kind, spread, Role.WEIGHT, layer, realization, key, scratch)
-        target = weights.input_first if layer == 0 else weights.input_rest[layer - 1]
+        target = vector_at(weights.recurrent, layer * size, size)
+        _draw_gates(
+            weights.recurrent_drawer, target, gates, width, weights.recurrent_kind, spread, Role.WEIGHT, layer, realization, key, scratch
+        )
+        columns = width
+        if layer == 0:
+            target = as_vector(weights.input_first)
+            columns = weights.input_first.shape[1]
+        else:
+            target = vector_at(weights.input_rest, (layer - 1) * size, size)
         spread = type(one)(weights.input_scales[layer])
-        _draw_gates(target, gates, weights.input_kind, spread, Role.INPUT_WEIGHT, layer, realization, key, scratch)
-        fill(weights.biases[layer], 0)
-        fill(weights.input_biases[layer], 0)
+        _draw_gates(
+            weights.input_drawer, target, gates, columns, weights.input_kind, spread, Role.INPUT_WEIGHT, layer, realization, key, scratch
+        )
+        bias, input_bias = weights.biases[layer], weights.input_biases[layer]
+        fill(bias, 0)
+        fill(input_bias, 0)
         if weights.bias_scale != 0.0:
-            _draw_bias(one, weights.input_biases[layer], weights, Role.INPUT_BIAS, layer, realization, key, scratch)
+            _draw_bias(one, input_bias, weights, Role.INPUT_BIAS, layer, realization, key, scratch)
             if weights.both_biases:
-                _draw_bias(one, weights.biases[layer], weights, Role.BIAS, layer, realization, key, scratch)
+                _draw_bias(one, bias, weights, Role.BIAS, layer, realization, key, scratch)
         if not math.isnan(weights.forget_bias):
-            fill(weights.input_biases[layer, width : 2 * width], weights.forget_bias)
-            fill(weights.biases[layer, width : 2 * width], 0)
+            for j in range(width, 2 * width):
+                input_bias[j] = weights.forget_bias
+                bias[j] = 0
 
 
 @register_jitable(error_model="numpy")
-def pre_bias(weights, gates, input_rows, layer, out):
-    """Both biases in the rows of the pre-activations, out (P H,); True if any is not zero."""
-    width = weights.recurrent.shape[2]
+def pre_bias(biases, input_biases, gates, input_rows, width, out):
+    """Both biases of a layer in the rows of the pre-activations, out (P H,); True if any is not zero."""
     fill(out, 0)
-    copy(weights.biases[layer], out[: gates * width])
+    copy(biases, vector_at(out, 0, gates * width))
     for gate in range(gates):
-        row = input_rows[gate]
+        target, source = input_rows[gate] * width, gate * width
         for j in range(width):
-            out[row * width + j] += weights.input_biases[layer, gate * width + j]
+            out[target + j] += input_biases[source + j]
     return largest(out) > 0
-

@@ -40,7 +40,7 @@ def trace(
         MLP: lists over layers ``x`` and ``gradient`` (0 … L, (batch, n_l)), ``weight``, ``bias``, ``weight_gradient``, ``bias_gradient``
         (1 … L), and ``v`` (batch, n_L). Recurrent: ``h``, ``gradient_h`` (and ``c``, ``gradient_c`` for an LSTM) of shape
         (layers, T + 1, batch, width); ``state_dict`` and ``gradient``, the weights and the loss's derivatives by them under PyTorch's
-        names; ``v`` (batch, width).
+        names; ``inputs`` (T, batch, N); ``v`` (batch, width).
 
     Raises
     ------

@@ -1,0 +1,69 @@
+"""The functions of ``norms.py`` that loop over arrays, compiled once per precision and called by symbol from the kernels.
+
+Inlined, their vector loops are most of a kernel's machine code, and Numba optimises what it inlines anew at every level of nesting. Arrays must be
+contiguous and in the precision of the run: ``draws.prepare`` compiles them in that one alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from fastgrad.engine import norms
+from fastgrad.engine.pointers import SHARED, Shared, by_symbol
+from fastgrad.engine.views import as_matrix, vector_at
+
+__all__ = ["SHARED", "largest", "log_norm_of", "outer_squares", "shift_exponent", "sum_of_rows_squares"]
+
+
+def largest(x: Any) -> Any:
+    """Largest absolute value of a contiguous vector; NaN entries are passed over."""
+    return norms.largest(x)
+
+
+def shift_exponent(x: Any, exponent: Any) -> None:
+    """x *= 2**exponent for a contiguous vector, in steps whose factors the vector's own format can hold."""
+    norms.shift_exponent(x, exponent)
+
+
+def log_norm_of(x: Any, exponent: Any) -> Any:
+    """ln of the norm of a contiguous vector times 2**exponent, also where squares leave float64; inf or NaN if an entry is."""
+    return norms.log_norm_of(x, exponent)
+
+
+def outer_squares(d: Any, x: Any) -> Any:
+    """Squared Frobenius norm of sum_b d_b x_b^T for rows d (B, m), x (B, n): Gram matrices, no m x n product."""
+    return norms.outer_squares(d, x)
+
+
+def sum_of_rows_squares(d: Any) -> Any:
+    """Squared norm of the sum of the rows of d (B, m)."""
+    return norms.sum_of_rows_squares(d)
+
+
+def _largest_entry(pointer: Any, n: Any) -> Any:
+    return norms.largest(vector_at(pointer, 0, n))
+
+
+def _shift_entry(pointer: Any, n: Any, exponent: Any) -> None:
+    norms.shift_exponent(vector_at(pointer, 0, n), exponent)
+
+
+def _log_norm_entry(pointer: Any, n: Any, exponent: Any) -> Any:
+    return norms.log_norm_of(vector_at(pointer, 0, n), exponent)
+
+
+def _outer_entry(d_pointer: Any, d_rows: Any, d_columns: Any, x_pointer: Any, x_rows: Any, x_columns: Any) -> Any:
+    return norms.outer_squares(as_matrix(d_pointer, d_rows, d_columns), as_matrix(x_pointer, x_rows, x_columns))
+
+
+def _rows_entry(pointer: Any, rows: Any, columns: Any) -> Any:
+    return norms.sum_of_rows_squares(as_matrix(pointer, rows, columns))
+
+
+by_symbol(largest, Shared("largest", _largest_entry, (1,), (), None))
+by_symbol(shift_exponent, Shared("shift_exponent", _shift_entry, (1,), (types.int64,), types.void))
+by_symbol(log_norm_of, Shared("log_norm_of", _log_norm_entry, (1,), (types.int64,), types.float64))
+by_symbol(outer_squares, Shared("outer_squares", _outer_entry, (2, 2), (), types.float64))
+by_symbol(sum_of_rows_squares, Shared("sum_of_rows_squares", _rows_entry, (2,), (), types.float64))
