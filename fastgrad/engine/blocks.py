@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
+from fastgrad.engine.parameter_gradients import TOTAL_VARIABLES
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 
@@ -71,7 +72,7 @@ def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
         return {name: (kept,) if shared[name] else (task.probes, kept) for name in task.variables}
     assert isinstance(task.network, Recurrent)
     stacked = (task.network.layers,) if task.network.layers > 1 else ()
-    totals = recurrent_problem.TOTAL_VARIABLES
+    totals = TOTAL_VARIABLES
     return {name: stacked if name in totals else (*stacked, kept) for name in task.variables}
 
 

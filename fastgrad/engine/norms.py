@@ -95,7 +95,7 @@ def log_size(top, exponent):
 def log_norm_of(x, exponent):
     """ln of the norm of a contiguous vector times 2**exponent, also where squares leave float64; inf or NaN if an entry is."""
     squares = sum_of_squares(x)
-    if (1e-280 < squares and squares < 1e280) or squares != squares:
+    if (squares > 1e-280 and squares < 1e280) or squares != squares:
         return log_norm(squares, exponent)
     top = np.float64(largest(x))
     if top == 0.0 or not math.isfinite(top):
