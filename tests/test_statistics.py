@@ -34,7 +34,7 @@ import fastgrad as fg
 from fastgrad.engine import trace as tracing
 
 FALSE_ALARM = 1e-6
-METHODS = ["dense"]
+METHODS = ["dense", "conditional"]
 
 
 def ks_bound(n):
