@@ -21,9 +21,9 @@ def compile_loops(make):
     """What ``make()`` compiles: one of the address functions of ``pointwise.py``, past its memory and its cache."""
     made = []
 
-    def compile_anew(function, signature, symbol=""):
+    def compile_anew(function, signature, symbol="", counts_references=True):
         options = {key: value for key, value in KERNEL_OPTIONS.items() if key != "nogil"}
-        made.append(numba.cfunc(signature, **options)(function))  # one loaded from a cache has no assembly
+        made.append(numba.cfunc(signature, _nrt=counts_references, **options)(function))  # one loaded from a cache has no assembly
         return made[-1]
 
     with mock.patch.object(pointwise, "entry_point", compile_anew):
