@@ -181,7 +181,7 @@ def test_mistake_in_a_network(mistake):
 
 TERA = 10**12
 TOO_LARGE = {
-    "width": (fg.MLP(depth=10, width=2**20), {}),
+    "width": (fg.MLP(depth=10, width=2**20), {"method": "dense"}),
     "depth": (fg.MLP(depth=2**31 - 1, width=100, activation="tanh"), {"method": "dense"}),
     "steps": (fg.LSTM(2**31 - 1, 500), {}),
     "hidden": (fg.GRU(10, 2**20), {}),
