@@ -138,7 +138,7 @@ def measure(
     """
     from fastgrad.engine.blocks import default_threads, run_task
     from fastgrad.engine.plan import fitted
-    from fastgrad.engine.setup import make_task, whole
+    from fastgrad.engine.setup import check_addresses, make_task, whole
 
     realizations = whole(realizations, "realizations")
     threads = default_threads() if threads is None else whole(threads, "threads", most=4096)
@@ -150,6 +150,7 @@ def measure(
         network, rng=rng, inputs=inputs, loss=loss, method=method, dtype=dtype, record=record, every=every, weights=weights, probes=probes
     )
     task = fitted(task, realizations, threads, memory)
+    check_addresses(task)
     started = time.time()
     with _advance(progress, realizations) as advance:
         arrays, left = run_task(task, realizations, threads=threads, executor=executor, advance=advance)

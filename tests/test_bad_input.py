@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastgrad as fg
+from fastgrad.engine import setup
 from fastgrad.errors import TooLarge
 
 MLP = fg.MLP(widths=(4, 3, 2))
@@ -205,6 +206,17 @@ def test_what_cannot_fit_is_refused_before_anything_is_allocated(case):
     sentence = str(caught.value)
     assert any(unit in sentence for unit in ("MB", "GB", "TB", "PB", "EB", "MiB", "GiB", "TiB", "PiB", "EiB"))
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("network", "argument"),
+    [(fg.MLP(1, 2**18), "width"), (fg.GRU(1, 2**18), "width"), (fg.RNN(2**31 - 1, 2, input_width=9), "steps")],
+)
+def test_a_tensor_with_more_numbers_than_addresses_is_refused(network, argument):
+    task, _ = setup.make_task(network, rng=0, method="dense")
+    with pytest.raises(TooLarge, match=f"{argument}="):
+        setup.check_addresses(task)
+    setup.check_addresses(setup.make_task(fg.MLP(1, 2**16), rng=0, method="dense")[0])
 
 
 # nothing of Numba's gets out ----------------------------------------------------------------------

@@ -238,3 +238,18 @@ def test_what_stays_in_the_range_warns_of_nothing():
         warnings.simplefilter("error")
         ds = fg.measure(network, realizations=3, rng=0)
     assert ds["left_range_at"].values.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(("dtype", "depth"), [("float32", 200), ("float64", 1000)])
+@pytest.mark.parametrize("method", ["dense", "conditional"])
+def test_the_range_ends_where_numbers_do_not_where_their_squares_do(method, dtype, depth):
+    network = fg.MLP(depth=depth, width=16, activation="gelu", weights=fg.Normal(5.0))
+    with pytest.warns(RangeWarning, match="gelu"):
+        ds = fg.measure(network, realizations=10, rng=0, method=method, dtype=dtype)
+    left = ds["left_range_at"].values > 0
+    assert left.sum() >= 8  # a net of 16 units may also die on the way
+    largest = np.log(np.finfo(dtype).max)
+    reached = ds["activation_log_norm"].max("layer", skipna=True).values[left]
+    # One layer more multiplies by about 3, and by 100 in hardly any of the ten.
+    assert np.all(reached > largest - log(100.0))
+    assert np.all(reached < largest + log(4.0))  # the norm of 16 numbers in range

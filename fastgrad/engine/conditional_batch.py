@@ -27,6 +27,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from fastgrad.engine.compile import kernel
+from fastgrad.engine.conditional_mlp import LINE, PHI, TANGENT
 from fastgrad.engine.dense_mlp import ACTIVATION, BIAS_GRADIENT, GRADIENT, GRADIENT_MAX, TINY, WEIGHT_GRADIENT
 from fastgrad.engine.draws import NORMAL, SLACK, draw_panel, draw_probe, draw_vector
 from fastgrad.engine.norms import excess, largest, log_norm, log_size, multiply_by, power_of_two, sum_of_squares
@@ -42,8 +43,6 @@ from fastgrad.engine.orthonormal import (
 )
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address, panel_counters
-
-PHI, LINE, TANGENT = range(3)  # how a layer's activation was evaluated
 
 
 class Layers(NamedTuple):

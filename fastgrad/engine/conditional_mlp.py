@@ -25,13 +25,14 @@ from numba.extending import register_jitable
 from fastgrad.engine.arrays import copy
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.conditional_pointwise import line_pass, phi_pass, step_pass
+from fastgrad.engine.dense_mlp import ACTIVATION, BIAS_GRADIENT, GRADIENT, GRADIENT_MAX, WEIGHT_GRADIENT, put
 from fastgrad.engine.draws import NORMAL, SLACK, draw_probe, draw_vector
 from fastgrad.engine.norms import WINDOW, log_norm, log_size, power_of_two, sum_of_squares
 from fastgrad.engine.random import Role, address
 
-# Kept between the passes only while it stays in the second-level cache or close to it; beyond, drawing again is as fast as memory.
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation was evaluated
+BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed
 
 
 class Layers(NamedTuple):
@@ -87,14 +88,6 @@ class Work(NamedTuple):
     regime: Any
 
 
-@register_jitable
-def _put(out, columns, slots, variable, realization, layer, value):
-    row = columns[variable]
-    column = slots[layer]
-    if row >= 0 and column >= 0:
-        out[row, realization, column] = value
-
-
 @register_jitable(error_model="numpy")
 def _pass(one, layers, work, layer, z, noise, x, slope, post):
     """x_layer and phi'(h_layer) from z, by the regime of the layer; also their sums."""
@@ -120,7 +113,7 @@ def _set_spread(layers, work, layer, exponent):
     common = max(exponent, 0) if layers.bias_std > 0.0 else exponent
     s *= power_of_two(exponent - common)
     blur = layers.bias_std * power_of_two(-common) if layers.bias_std > 0.0 else 0.0
-    spread = math.sqrt(s * s + blur * blur)
+    spread = math.hypot(s, blur)
     regime = LINE if line else PHI
     if common != 0 and not (layers.homogeneous or line):
         if spread * power_of_two(common) < TINY:
@@ -162,13 +155,20 @@ def _forward(one, layers, block, work, out, k, realization):
         z = work.z[layer % work.z.shape[0]]
         _pass(one, layers, work, layer, z, z, work.x[layer % 2], work.slope[layer % 2], 0)
         squares = work.sums[0]
-        if not squares < math.inf:  # NaN too
-            return layer
-        post = _orders_to_take(layers, work, layer, exponent, squares)
-        work.squares[layer] = squares * power_of_two(-2 * post)
+        post = 0
+        if not squares < math.inf:  # NaN too; or the squares left the range, not the activations
+            post = BEYOND_SQUARES_32 if work.x.itemsize == 4 else BEYOND_SQUARES_64
+            _pass(one, layers, work, layer, z, z, work.x[layer % 2], work.slope[layer % 2], post)
+            squares = work.sums[0]
+            if not squares < math.inf:
+                return layer
+        if post == 0:
+            post = _orders_to_take(layers, work, layer, exponent, squares)
+            squares *= power_of_two(-2 * post)
+        work.squares[layer] = squares
         work.post[layer] = post
         exponent += post
-        _put(out, block.columns, block.slots, 4, k, layer, log_norm(work.squares[layer], exponent))
+        put(out, block.columns, block.slots, ACTIVATION, k, layer, log_norm(work.squares[layer], exponent))
     return -1
 
 
@@ -190,8 +190,8 @@ def _coefficients(layers, work, layer, delta, z_delta, x_noise, blur):
 
 @register_jitable(error_model="numpy")
 def _record(out, block, k, layer, sums, exponent):
-    _put(out, block.columns, block.slots, 0, k, layer, log_norm(sums[2], exponent))
-    _put(out, block.columns, block.slots, 1, k, layer, log_size(sums[5], exponent))
+    put(out, block.columns, block.slots, GRADIENT, k, layer, log_norm(sums[2], exponent))
+    put(out, block.columns, block.slots, GRADIENT_MAX, k, layer, log_size(sums[5], exponent))
 
 
 @register_jitable(error_model="numpy")
@@ -209,10 +209,10 @@ def _backward(one, layers, block, work, out, k, realization, x0, v):
         below = layer - 1
         m = layers.widths[below]
         delta, z_delta = math.sqrt(sums[3]), sums[4]
-        _put(out, columns, slots, 3, k, layer, log_norm(sums[3], exponent))
+        put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sums[3], exponent))
         x_exponent = work.exponent[below] + work.post[below]
-        weight = sums[3] * work.squares[below]
-        _put(out, columns, slots, 2, k, layer, log_norm(weight, exponent + x_exponent))
+        weight = log_norm(sums[3], exponent) + log_norm(work.squares[below], x_exponent)
+        put(out, columns, slots, WEIGHT_GRADIENT, k, layer, weight)
         draw_vector(work.noise, m, NORMAL, one, address(Role.BACKWARD_NOISE, 0, layer, realization), block.key)
         blur = 0.0
         if layers.bias_std > 0.0:
@@ -229,7 +229,7 @@ def _backward(one, layers, block, work, out, k, realization, x0, v):
             z = x0
             line_pass(one, one, x0, work.noise, work.x[0], work.slope[0], sums, one, one, m)  # only for x^T z'
         a, b = _coefficients(layers, work, layer, delta, z_delta, sums[1], blur)
-        size = math.sqrt(a * a * work.squares[below] / m + b * b)
+        size = math.hypot(a * math.sqrt(work.squares[below] / m), b)
         if size > 0.0 and not (size >= 1.0 / WINDOW and size <= WINDOW):
             shift = math.frexp(size)[1]
             a, b = a * power_of_two(-shift), b * power_of_two(-shift)
@@ -252,7 +252,7 @@ def _run(one, layers, block, work, out, left):
         work.squares[0] = sum_of_squares(x0[:n])
         work.exponent[0] = 0
         work.post[0] = 0
-        _put(out, block.columns, block.slots, 4, k, 0, log_norm(work.squares[0], 0))
+        put(out, block.columns, block.slots, ACTIVATION, k, 0, log_norm(work.squares[0], 0))
         left[k] = _forward(one, layers, block, work, out, k, realization)
         if left[k] < 0:
             draw_probe(v, layers.widths[depth], block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)

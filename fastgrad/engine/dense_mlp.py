@@ -137,7 +137,7 @@ class Phi(NamedTuple):
 
 
 @register_jitable
-def _put(out, columns, slots, variable, realization, layer, value):
+def put(out, columns, slots, variable, realization, layer, value):
     """Keep one number, if it is wanted."""
     row = columns[variable]
     column = slots[layer]
@@ -231,8 +231,8 @@ def _renormalise(x, top, exponent):
 
 @register_jitable(error_model="numpy")
 def _record_gradient(out, columns, slots, k, layer, g, exponent):
-    _put(out, columns, slots, GRADIENT, k, layer, log_norm_of(g, exponent))
-    _put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(g), exponent))
+    put(out, columns, slots, GRADIENT, k, layer, log_norm_of(g, exponent))
+    put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(g), exponent))
 
 
 @register_jitable(error_model="numpy")
@@ -254,7 +254,7 @@ def _forward(one, phi, layers, block, work, out, k):
         draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
         copy(drawn, x)
     exponents[0] = 0
-    _put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(x, 0))
+    put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(x, 0))
     for layer in range(1, widths.size):
         m, n = widths[layer - 1], widths[layer]
         start = layers.weight_offsets[layer] if given or block.keep_weights else 0
@@ -275,7 +275,7 @@ def _forward(one, phi, layers, block, work, out, k):
         size = log_norm_of(x, exponent)
         if not size < math.inf:  # NaN too
             return layer
-        _put(out, columns, slots, ACTIVATION, k, layer, size)
+        put(out, columns, slots, ACTIVATION, k, layer, size)
     return -1
 
 
@@ -283,9 +283,9 @@ def _forward(one, phi, layers, block, work, out, k):
 def _record_layer(out, columns, slots, k, layer, delta, exponent, x, x_exponent):
     """What W_layer and b_layer get: delta (B, n_l) * 2**exponent, x = x_{l-1} (B, n_{l-1}) * 2**x_exponent."""
     if columns[WEIGHT_GRADIENT] >= 0 and slots[layer] >= 0:
-        _put(out, columns, slots, WEIGHT_GRADIENT, k, layer, log_norm(outer_squares(delta, x), exponent + x_exponent))
+        put(out, columns, slots, WEIGHT_GRADIENT, k, layer, log_norm(outer_squares(delta, x), exponent + x_exponent))
     if columns[BIAS_GRADIENT] >= 0 and slots[layer] >= 0:
-        _put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
+        put(out, columns, slots, BIAS_GRADIENT, k, layer, log_norm(sum_of_rows_squares(delta), exponent))
 
 
 @register_jitable(error_model="numpy")

@@ -17,7 +17,7 @@ from fastgrad.networks import MLP
 from fastgrad.weight_files import FittedMLP
 from fastgrad.weights import draw
 
-__all__ = ["VARIABLES", "run_dense_mlp", "trace_mlp", "weight_bytes", "work", "workspace_bytes"]
+__all__ = ["VARIABLES", "run_dense_mlp", "trace_mlp", "work", "workspace_bytes"]
 
 
 def bias_law(network: MLP, fan_in: int) -> tuple[int, float]:
@@ -146,13 +146,6 @@ def _sizes(network: MLP) -> tuple[int, int, int]:
         return n * (depth + 1), n * n * depth, n * n
     products = [below * width for below, width in pairwise(network.widths)]
     return sum(network.widths), sum(products), max(products)
-
-
-def weight_bytes(task: Task) -> int:
-    """What keeping all weights of one realization between the passes costs."""
-    network = task.network
-    assert isinstance(network, MLP)
-    return 0 if task.weights is not None else _sizes(network)[1] * task.itemsize
 
 
 def workspace_bytes(task: Task) -> int:

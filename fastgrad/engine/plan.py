@@ -108,7 +108,7 @@ def _smaller(task: Task, realizations: int, limit: int) -> str:
         threads = "" if alone.workspace > room else "threads=1, "
         return f"try {threads}{words}"
     per_realization = result_bytes(task, 1)
-    fits = int((room - needed_workers(alone, limit)) / (per_realization * 1.01))
+    fits = int((room - _set_aside(alone, limit)) / (per_realization * 1.01))
     if fits >= max(1, realizations // 100):
         return f"try realizations={fits:_}"
     every = max(2, -(-realizations * per_realization // max(1, int(room / 2))))
@@ -118,7 +118,7 @@ def _smaller(task: Task, realizations: int, limit: int) -> str:
     return f"try realizations={max(1, fits):_} and every={task.length}"
 
 
-def needed_workers(alone: Estimate, limit: int) -> int:
+def _set_aside(alone: Estimate, limit: int) -> int:
     """Bytes of workspace to set aside: one worker's, or a tenth of the memory."""
     return max(alone.workspace, limit // 10)
 

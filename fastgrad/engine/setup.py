@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
+from fastgrad.engine.random import MAX_PANEL_COUNTERS, MAX_REALIZATIONS
 from fastgrad.engine.seeds import key_of, seed_sequence
 from fastgrad.engine.task import DTYPES, Task
-from fastgrad.errors import not_allowed, shown, unknown
+from fastgrad.errors import TooLarge, not_allowed, shown, unknown
 from fastgrad.input_files import check_inputs
 from fastgrad.networks import MLP, Network, Recurrent
 from fastgrad.weight_files import fit_state_dict
@@ -22,7 +23,7 @@ METHODS = ("auto", "dense", "conditional")
 LOSSES = ("probe", "sum")
 
 
-def whole(value: Any, argument: str, least: int = 1, most: int = 2**47) -> int:
+def whole(value: Any, argument: str, least: int = 1, most: int = MAX_REALIZATIONS) -> int:
     """An integer within bounds; numpy integers count, booleans do not."""
     try:
         if isinstance(value, bool | np.bool_):
@@ -126,6 +127,28 @@ def make_task(
         probes=operator.index(probes),
     )
     return _with_method(task, method), sequence
+
+
+def check_addresses(task: Task) -> None:
+    """Refuse tensors whose numbers have no address each: only where the memory for them could be had does this come up.
+
+    Raises
+    ------
+    TooLarge
+        When a tensor has more than 4 * MAX_PANEL_COUNTERS numbers.
+    """
+    network = task.network
+    sizes = {"width": network.width or 1} if isinstance(network, MLP) else {"steps": network.steps * network.input_width}
+    if isinstance(network, Recurrent):
+        sizes["width"] = network.width * max(network.width, network.input_width)
+    elif task.method == "dense" and network.width is not None:
+        sizes["width"] = network.width**2
+    for argument, numbers in sizes.items():
+        if numbers > 4 * MAX_PANEL_COUNTERS:
+            raise TooLarge(
+                f"{argument}={getattr(network, argument)} asks for a tensor of {numbers:.3g} random numbers; "
+                f"one tensor can have {4 * MAX_PANEL_COUNTERS:.3g}: try a smaller {argument}"
+            )
 
 
 def _with_method(task: Task, method: str) -> Task:
