@@ -333,7 +333,7 @@ def _run(one, phi, layers, block, work, out, left):
 
 @lru_cache(maxsize=1)
 def mlp_kernel() -> Callable[..., Any]:
-    """The kernel ``run(one, phi, layers, block, work, out, left)``; ``draws.prepare`` and `matrix_drawer` must have been called.
+    """The kernel ``run(one, phi, layers, block, work, out, left)``; ``draws.prepare``, `prepare_norms` and `matrix_drawer` must have been called.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K) float64, nats; prefilled with NaN.
     left : (R,) int64, -1 or the first layer whose activations left the number range.

@@ -20,7 +20,6 @@ from fastgrad.engine.compile import entry_point
 from fastgrad.engine.norms import inner, sum_of_squares
 from fastgrad.engine.pointers import NAMES, array_data, call_address, call_symbol
 from fastgrad.engine.random import fill_normal, fill_uniform, panel_counters, panel_rows
-from fastgrad.engine.shared_norms import SHARED
 from fastgrad.engine.views import vector_at
 from fastgrad.jit import reduction
 
@@ -198,13 +197,8 @@ def matrix_drawer(kind: int, dtype: str) -> int:
 
 @cache
 def prepare(dtype: str) -> tuple[Any, ...]:
-    """Compile (or load) what all kernels of one precision call by symbol; must have been called before one runs."""
-    number = _NUMBERS[dtype]
-    panel = entry_point(_panel_entry, _panel_signature(number), f"fastgrad_draw_panel_{dtype}", counts_references=False)
-    norms = [
-        entry_point(shared.entry, shared.c_signature(number), f"fastgrad_{shared.symbol}_{dtype}", counts_references=False) for shared in SHARED
-    ]
-    return panel, *norms
+    """Compile (or load) what draws vectors of one precision; must have been called before a kernel of that precision runs."""
+    return (entry_point(_panel_entry, _panel_signature(_NUMBERS[dtype]), f"fastgrad_draw_panel_{dtype}", counts_references=False),)
 
 
 @register_jitable(error_model="numpy")

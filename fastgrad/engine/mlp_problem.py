@@ -12,6 +12,7 @@ from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP
 from fastgrad.weight_files import FittedMLP
@@ -89,6 +90,7 @@ def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
     out = np.full((len(task.variables), block.count, task.kept), np.nan)
     left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
+    prepare_norms(task.dtype)
     mlp_kernel()(task.number(1), _phi(network.activation, task.dtype), layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 

@@ -11,6 +11,7 @@ from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
 from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
+from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Work, unrolled_kernel, work_arrays
 from fastgrad.networks import LSTM, RNN, Recurrent
@@ -128,6 +129,7 @@ def _run(task: Task, cell: CellInfo, weights: Weights, block: Block, work: Work)
     totals = np.full((len(total_names), block.count, network.layers), np.nan)
     left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
+    prepare_norms(task.dtype)
     unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:

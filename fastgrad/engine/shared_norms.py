@@ -1,20 +1,22 @@
 """The functions of ``norms.py`` that loop over arrays, compiled once per precision and called by symbol from the kernels.
 
 Inlined, their vector loops are most of a kernel's machine code, and Numba optimises what it inlines anew at every level of nesting. Arrays must be
-contiguous and in the precision of the run: ``draws.prepare`` compiles them in that one alone.
+contiguous and in the precision of the run, the one that `prepare_norms` was called with.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numba import types
 
 from fastgrad.engine import norms
+from fastgrad.engine.compile import entry_point
 from fastgrad.engine.pointers import SHARED, Shared, by_symbol
 from fastgrad.engine.views import as_matrix, vector_at
 
-__all__ = ["SHARED", "largest", "log_norm_of", "outer_squares", "shift_exponent", "sum_of_rows_squares"]
+__all__ = ["largest", "log_norm_of", "outer_squares", "prepare_norms", "shift_exponent", "sum_of_rows_squares"]
 
 
 def largest(x: Any) -> Any:
@@ -67,3 +69,13 @@ by_symbol(shift_exponent, Shared("shift_exponent", _shift_entry, (1,), (types.in
 by_symbol(log_norm_of, Shared("log_norm_of", _log_norm_entry, (1,), (types.int64,), types.float64))
 by_symbol(outer_squares, Shared("outer_squares", _outer_entry, (2, 2), (), types.float64))
 by_symbol(sum_of_rows_squares, Shared("sum_of_rows_squares", _rows_entry, (2,), (), types.float64))
+
+
+@cache
+def prepare_norms(dtype: str) -> list[Any]:
+    """Compile (or load) these functions in one precision; must have been called before a kernel that uses them runs."""
+    number = types.float32 if dtype == "float32" else types.float64
+    return [
+        entry_point(shared.entry, shared.c_signature(number), f"fastgrad_{shared.symbol}_{dtype}", counts_references=False)
+        for shared in SHARED
+    ]

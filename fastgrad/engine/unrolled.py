@@ -445,7 +445,7 @@ def _run(one, cell, weights, block, work, out, totals, left):
 
 @lru_cache(maxsize=1)
 def unrolled_kernel() -> Callable[..., Any]:
-    """The kernel ``run(one, cell, weights, block, work, out, totals, left)``; ``draws.prepare`` and `matrix_drawer` must have been called.
+    """The kernel ``run(one, cell, weights, block, work, out, totals, left)``; ``draws.prepare``, `prepare_norms` and `matrix_drawer` come first.
 
     one : the number 1 in the precision of the run.  out : (variables, R, K, kept steps) and totals : (variables, R, K), float64, nats,
     prefilled with NaN.  left : (R,) int64, -1 or the first step whose activations left the number range.
