@@ -13,7 +13,8 @@ import ulp
 from scipy import stats
 
 from fastgrad import elementary
-from fastgrad.engine import random
+from fastgrad.engine import draws, random
+from fastgrad.engine.native_normals import HAVE_NORMALS
 from fastgrad.jit import KERNEL_OPTIONS
 
 # ULP as defined in ulp.py: (float32 over every 997th bit pattern, float64 against mpmath). A bound that has to grow is a loss of accuracy.
@@ -236,8 +237,11 @@ def normals(number, radius_words, angle_words):
     return out
 
 
-EXTREMES = np.array([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 0xB504F333, 0xB504F334], np.uint32)  # u next to sqrt(1/2) too
-TURNS = np.array([0, 1, 2**29 - 1, 2**29, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 3 * 2**30 - 1, 3 * 2**30, 2**32 - 1], np.uint32)
+# u next to sqrt(1/2) and 3/4 too, and to the parts of [1, 2) and the directions that have table entries in csrc/normals.c
+EXTREMES = np.array([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 0xB504F333, 0xB504F334, 0xBFFFFFFF, 0xC0000000, 0xF7FFFFFF, 0xF8000000], np.uint32)
+TURNS = np.array(
+    [0, 1, 2**26 - 1, 2**26, 3 * 2**26, 2**29 - 1, 2**29, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 3 * 2**30 - 1, 3 * 2**30, 2**32 - 1], np.uint32
+)
 
 
 def exact_normals(radius_word, angle_word):
@@ -247,22 +251,32 @@ def exact_normals(radius_word, angle_word):
     return radius * mpmath.cos(angle), radius * mpmath.sin(angle)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_normals_from_words(precision):
-    """Against mpmath, at random words and at the ends and seams: float32 within 5 ULP, float64 within 3."""
-    number = PRECISIONS[precision]
+def some_words():
+    """(2, n) words of pairs: the ends and seams, and random ones."""
     rng = np.random.default_rng(7)
     seams = np.array(np.meshgrid(EXTREMES, TURNS)).reshape(2, -1)
-    words = np.concatenate([seams, rng.integers(0, 2**32, (2, 1500), dtype=np.uint32)], axis=1)
-    got = normals(number, words[0], words[1])
-    assert got.dtype == number
-    bits = 24 if number is np.float32 else 53
+    return np.concatenate([seams, rng.integers(0, 2**32, (2, 1500), dtype=np.uint32)], axis=1)
+
+
+def worst_normal(words, got):
+    """Largest error of pairs of normals (2, n) made from words (2, n), in units of the last place of the exact value."""
+    bits = 24 if got.dtype == np.float32 else 53
     worst = 0.0
     for j in range(words.shape[1]):
         for value, exact in zip(got[:, j], exact_normals(words[0, j], words[1, j]), strict=True):
             unit = mpmath.mpf(2) ** (mpmath.floor(mpmath.log(abs(exact), 2)) + 1 - bits)
             worst = max(worst, float(abs(mpmath.mpf(float(value)) - exact) / unit))
-    assert worst <= (5.0 if number is np.float32 else 3.0)
+    return worst
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_normals_from_words(precision):
+    """Against mpmath, at random words and at the ends and seams: float32 within 5 ULP, float64 within 3."""
+    number = PRECISIONS[precision]
+    words = some_words()
+    got = normals(number, words[0], words[1])
+    assert got.dtype == number
+    assert worst_normal(words, got) <= (5.0 if number is np.float32 else 3.0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -284,14 +298,21 @@ KEY = np.uint32(2026), np.uint32(7)
 COUNT = 2**18
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """(4, COUNT) normals and uniforms, one row per word of the counter, float32: one panel of a tensor."""
+@pytest.fixture(scope="module", params=["numba", "c"])
+def drawn(request):
+    """(4, COUNT) normals and uniforms, one row per word of the counter, float32: one panel of a tensor; by Numba's loop and by C."""
+    if request.param == "c" and not HAVE_NORMALS:
+        pytest.skip("no AVX-512 here, or no C extension: normals come from Numba's loop alone")
     options = {**KERNEL_OPTIONS}
+    by_c = request.param == "c"
+    draws.prepare("float32")
 
     @numba.njit(**options)
     def fill(normal, uniform, where, key):
-        random.fill_normal(normal, normal.size, np.float32(1), 0, where, key)
+        if by_c:
+            draws.draw_vector(normal, normal.size, draws.NORMAL, np.float32(1), where, key)
+        else:
+            random.fill_normal(normal, normal.size, np.float32(1), 0, where, key)
         random.fill_uniform(uniform, uniform.size, np.float32(1), 0, where, key)
 
     def get(role=1, part=0, layer=0, realization=0, count=COUNT, key=KEY):

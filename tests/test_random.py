@@ -6,6 +6,7 @@ import ctypes
 import json
 
 import naive
+import numba
 import numpy as np
 import pytest
 import randomgen
@@ -16,6 +17,7 @@ from fastgrad.engine import draws, random
 from fastgrad.engine.draws import CONSTANT, NORMAL, ORTHOGONAL, SLACK, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.random import Role, Roles, address, panel_counters, panel_rows, philox
 from fastgrad.engine.seeds import key_of, seed_sequence, seed_text
+from fastgrad.jit import KERNEL_OPTIONS
 
 u32 = np.uint32
 NUMBERS = {"float32": np.float32, "float64": np.float64}
@@ -103,13 +105,16 @@ def draw_compiled(dtype, which, sizes, kind, scale, where, key=KEY, base=None):
     number = NUMBERS[dtype]
     code = prepare(dtype)[0].address if which == "panel" else matrix_drawer(kind, dtype)
     c_number = ctypes.c_float if dtype == "float32" else ctypes.c_double
-    integers = [ctypes.c_int64] * (len(sizes) + 1)
-    more = [ctypes.c_int64] if which == "panel" else []
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *integers, c_number, *more, *[ctypes.c_uint32] * 5)(code)
     count = int(np.prod(sizes))
     out = np.full(count + SLACK + 8, 7, number)
-    bases = [] if base is None else [base]
-    function(out.ctypes.data, *sizes, kind, scale, *bases, *map(int, where), *map(int, key))
+    size, word = ctypes.c_int64, ctypes.c_uint32
+    if which == "panel":
+        arguments = [size] * 4 + [c_number, size, word, size, word, word, word]
+        values = [1, *sizes, 0, kind, scale, base or 0, *map(int, where), *map(int, key)]
+    else:
+        arguments = [size] * 3 + [c_number] + [word] * 5
+        values = [*sizes, kind, scale, *map(int, where), *map(int, key)]
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, *arguments)(code)(out.ctypes.data, *values)
     np.testing.assert_array_equal(out[count + SLACK :], 7)  # nothing is written beyond the promised room
     return out[:count].reshape(sizes)
 
@@ -158,6 +163,27 @@ def test_a_vector_is_one_panel(n):
     for k in range(n):
         alone = one_number(np.float64(1), NORMAL, 2.0, where, k % counters, k // counters)
         assert vector[k] == pytest.approx(alone, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_rows_of_a_group_are_single_vectors(dtype):
+    """`draw_normals` draws for several realizations what `draw_vector` draws for each: the same bytes."""
+    draws.prepare(dtype)
+
+    @numba.njit(_nrt=False, **KERNEL_OPTIONS)
+    def together(out, n, realization):
+        draws.draw_normals(out, out.shape[0], n, 4, Role.BACKWARD_NOISE, realization, KEY)
+
+    @numba.njit(_nrt=False, **KERNEL_OPTIONS)
+    def alone(out, n, realization):
+        draws.draw_vector(out, n, draws.NORMAL, out.dtype.type(1), address(Role.BACKWARD_NOISE, 0, 4, realization), KEY)
+
+    for n in (1, 16, 67):
+        rows, single = np.zeros((2, 5, n + draws.SLACK + 3), dtype)
+        together(rows, n, 2**32 - 3)
+        for k in range(5):
+            alone(single[k], n, 2**32 - 3 + k)
+        np.testing.assert_array_equal(rows[:, :n], single[:, :n])
 
 
 @settings(max_examples=40)

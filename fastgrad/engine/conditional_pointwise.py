@@ -1,4 +1,7 @@
-"""The two loops of the conditional sampler, compiled once for each activation (``phi_loop``) and once for all (``step_loop``).
+"""The loops of the conditional sampler: two compiled once for each activation (`phi_addresses`), one for all (`step_address`).
+
+They run over several realizations, one row each: rows are independent, so that one row's long chain of additions at the end hides behind the next
+row's beginning. Row k of an array starts ``gap`` numbers behind row k - 1; sums are a row of ``SUMS`` float64 each.
 
 Sums are formed in the precision of the run, in as many accumulators as the vector unit likes (their adding is flagged free to reorder, nothing
 else is): float64 sums of float32 numbers would halve the vector length of the whole loop, and the error of n / 8 float32 additions is that
@@ -8,17 +11,22 @@ of the numbers added.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, types
+from numba import types
 from numba.extending import overload, register_jitable
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
+from fastgrad.engine.vector_width import wide_vectors
+from fastgrad.engine.views import vector_at
 from fastgrad.jit import INLINE, REDUCTION_FLAGS
+
+SQUARES, NOISE, G_SQUARES, DELTA_SQUARES, DELTA_Z, TOP = range(6)  # sums of x^2, x z', g^2, delta^2, delta z; largest |g|
+SUMS = 6
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
@@ -30,103 +38,121 @@ def plus(total, a, b):
     return total + a * b
 
 
-_call_phi = {
-    name: caller(*[types.voidptr] * 5, number, number, types.int64) for name, number in _NUMBERS.items()
-}  # by precision, because two of the arguments are numbers of that precision
-_call_phi_32, _call_phi_64 = _call_phi["float32"], _call_phi["float64"]
-
-
-def _phi_signature(number: Any) -> Any:
-    pointer = types.CPointer(number)
-    return types.void(pointer, pointer, pointer, pointer, types.CPointer(types.float64), number, number, types.int64)
-
-
-@cache
-def phi_address(activation: str, dtype: str) -> int:
-    """Address of the loop
-
-    x = phi(z spread) post,  slope = phi'(z spread),  sums = (sum x^2, sum x noise)
-
-    over vectors of n numbers, C signature (z, noise, x, slope, sums, spread, post, n).
-    """
-    pair = ACTIVATIONS[activation].pair
-
-    def phi_loop(z_pointer, noise_pointer, x_pointer, slope_pointer, sums_pointer, spread, post, n):
-        z, noise = carray(z_pointer, (n,)), carray(noise_pointer, (n,))
-        x, slope = carray(x_pointer, (n,)), carray(slope_pointer, (n,))
-        sums = carray(sums_pointer, (2,))
-        squares = type(spread)(0)
-        product = type(spread)(0)
-        for j in range(n):
-            y, d = pair(load(z, j) * spread)
-            y = y * post
-            store(x, j, y, 0)
-            store(slope, j, d, 1)
-            squares = plus(squares, y, y)
-            product = plus(product, y, load(noise, j))
-        sums[0] = squares
-        sums[1] = product
-
-    compiled = entry_point(phi_loop, _phi_signature(_NUMBERS[dtype]))
+def _address(loop: Any, dtype: str, pointers: int) -> int:
+    number = _NUMBERS[dtype]
+    signature = types.void(*[types.int64] * 3, types.CPointer(types.float64), *[types.CPointer(number)] * pointers)
+    compiled = entry_point(loop, signature, counts_references=False)
     _keep_alive.append(compiled)
     return int(compiled.address)
 
 
-def phi_pass(address, z, noise, x, slope, sums, spread, post, n):
-    """Run the loop at ``address`` (`phi_address`) on vectors whose first n numbers count."""
-    raise NotImplementedError("only compiled code can call an address")
+class PhiCode(NamedTuple):
+    """Addresses of an activation's two loops."""
+
+    forward: int
+    backward: int
 
 
-@overload(phi_pass)
-def _choose_phi_pass(address, z, noise, x, slope, sums, spread, post, n):
-    call = _call_phi_32 if spread == types.float32 else _call_phi_64
+@cache
+def phi_addresses(activation: str, dtype: str) -> PhiCode:
+    """The loops of `phi_forward` and `phi_backward`."""
+    pair = ACTIVATIONS[activation].pair
 
-    def implementation(address, z, noise, x, slope, sums, spread, post, n):
-        data = (z.ctypes.data, noise.ctypes.data, x.ctypes.data, slope.ctypes.data, sums.ctypes.data, spread, post, n)
-        call(address, data)
+    def forward_loop(count, n, gap, sums, spread, factor, z_rows):
+        wide_vectors()
+        for k in range(count):
+            z = vector_at(z_rows, k * gap, n)
+            s, f = spread[k], factor[k]
+            squares = type(s)(0)
+            for j in range(n):
+                y = pair(z[j] * s)[0] * f
+                squares = plus(squares, y, y)
+            sums[SUMS * k + SQUARES] = squares
 
-    return implementation
+    def backward_loop(count, n, gap, sums, spread, factor, z_rows, noise_rows, x_rows, slope_rows):
+        wide_vectors()
+        for k in range(count):
+            z, noise = vector_at(z_rows, k * gap, n), vector_at(noise_rows, k * gap, n)
+            x, slope = vector_at(x_rows, k * gap, n), vector_at(slope_rows, k * gap, n)
+            s, f = spread[k], factor[k]
+            product = type(s)(0)
+            for j in range(n):
+                y, d = pair(load(z, j) * s)
+                y = y * f
+                store(x, j, y, 0)
+                store(slope, j, d, 1)
+                product = plus(product, y, load(noise, j))
+            sums[SUMS * k + NOISE] = product
+
+    return PhiCode(_address(forward_loop, dtype, 3), _address(backward_loop, dtype, 6))
+
+
+@cache
+def step_address(dtype: str) -> int:
+    """The loop of `step`."""
+
+    def step_loop(count, n, gap, sums, a_rows, b_rows, x_rows, noise_rows, slope_rows, z_rows):
+        wide_vectors()
+        for k in range(count):
+            x, noise = vector_at(x_rows, k * gap, n), vector_at(noise_rows, k * gap, n)
+            slope, z = vector_at(slope_rows, k * gap, n), vector_at(z_rows, k * gap, n)
+            a, b = a_rows[k], b_rows[k]
+            g_squares = type(a)(0)
+            delta_squares = type(a)(0)
+            product = type(a)(0)
+            top = 0
+            for j in range(n):
+                g = a * x[j] + b * noise[j]
+                delta = g * slope[j]
+                g_squares = plus(g_squares, g, g)
+                delta_squares = plus(delta_squares, delta, delta)
+                product = plus(product, delta, z[j])
+                # Sizes compare as their bits do, and integers have no NaN to stop vectorisation.
+                top = max(top, size_bits(g))
+            sums[SUMS * k + G_SQUARES] = g_squares
+            sums[SUMS * k + DELTA_SQUARES] = delta_squares
+            sums[SUMS * k + DELTA_Z] = product
+            sums[SUMS * k + TOP] = size_from_bits(top, a)
+
+    return _address(step_loop, dtype, 6)
+
+
+_call_forward = caller(*[types.int64] * 3, *[types.voidptr] * 4)
+_call_ten = caller(*[types.int64] * 3, *[types.voidptr] * 7)
+
+
+@register_jitable
+def phi_forward(address, count, n, gap, sums, spread, factor, z):
+    """Sums of x^2 with x = phi(z spread) factor, for ``count`` rows of n numbers; spread, factor: one number a row."""
+    _call_forward(address, (count, n, gap, sums, spread, factor, z))
+
+
+@register_jitable
+def phi_backward(address, count, n, gap, sums, spread, factor, z, noise, x, slope):
+    """x = phi(z spread) factor, slope = phi'(z spread), and sums of x noise."""
+    _call_ten(address, (count, n, gap, sums, spread, factor, z, noise, x, slope))
+
+
+@register_jitable
+def step(address, count, n, gap, sums, a, b, x, noise, slope, z):
+    """g = a x + b noise and delta = slope g, of which only sums are kept; a, b: one number a row."""
+    _call_ten(address, (count, n, gap, sums, a, b, x, noise, slope, z))
 
 
 @register_jitable(error_model="numpy")
-def line_pass(below, above, z, noise, x, slope, sums, spread, post, n):
-    """The same where phi is a line with slopes ``below`` and ``above`` 0."""
+def line_backward(below, above, spread, factor, z, noise, x, slope):
+    """One row of `phi_backward` where phi is a line with slopes ``below`` and ``above`` 0; returns the sums of x^2 and of x noise."""
     squares = type(spread)(0)
     product = type(spread)(0)
-    for j in range(n):
+    for j in range(x.size):
         h = z[j] * spread
         d = below if h < 0 else above
-        y = h * d * post
+        y = h * d * factor
         x[j] = y
         slope[j] = d
         squares = plus(squares, y, y)
         product = plus(product, y, noise[j])
-    sums[0] = squares
-    sums[1] = product
-
-
-@register_jitable(error_model="numpy")
-def step_pass(a, b, x, noise, slope, z, sums, n):
-    """g = a x + b noise and delta = slope g, of which only sums are kept:
-
-    sums[2:] = (sum g^2, sum delta^2, sum delta z, largest |g|).
-    """
-    g_squares = type(a)(0)
-    delta_squares = type(a)(0)
-    product = type(a)(0)
-    top = 0
-    for j in range(n):
-        g = a * x[j] + b * noise[j]
-        delta = g * slope[j]
-        g_squares = plus(g_squares, g, g)
-        delta_squares = plus(delta_squares, delta, delta)
-        product = plus(product, delta, z[j])
-        # Sizes compare as their bits do, and integers have no NaN to stop vectorisation.
-        top = max(top, size_bits(g))
-    sums[2] = g_squares
-    sums[3] = delta_squares
-    sums[4] = product
-    sums[5] = size_from_bits(top, a)
+    return squares, product
 
 
 def size_bits(x):

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine import conditional_batch, mlp_problem
-from fastgrad.engine.conditional_mlp import Block, Layers, conditional_kernel, work_arrays
-from fastgrad.engine.conditional_pointwise import phi_address
+from fastgrad.engine.conditional_mlp import Block, Layers, conditional_kernel, row_length, work_arrays
+from fastgrad.engine.conditional_pointwise import phi_addresses, step_address
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
 from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
+
+GROUP_NUMBERS = 512  # measured at widths 16 to 256: fewer leave pipelines idle, more leave the second-level cache
 
 __all__ = ["drawback", "obstacle", "run_conditional_mlp", "work", "workspace_bytes"]
 
@@ -109,12 +111,13 @@ def _run_single(task: Task, first: int, count: int) -> BlockResult:
     network, number = task.network, task.number
     assert isinstance(network, MLP)
     widths, scales = _widths_and_scales(task)
-    layers = Layers(widths=widths, weight_std=scales, phi=phi_address(network.activation, task.dtype), **_shared_by_layers(task))
+    phi = phi_addresses(network.activation, task.dtype)
+    layers = Layers(widths=widths, weight_std=scales, **phi._asdict(), step=step_address(task.dtype), **_shared_by_layers(task))
     inputs = np.empty(0, number) if task.inputs is None else task.inputs[0].astype(number)
     block = Block(first, count, task.key_words, inputs, task.unit_probe, task.slots(), task.columns(VARIABLES))
     out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
-    work = work_arrays(layers, number, task.keep)
+    work = work_arrays(layers, number, task.keep, group(network))
     conditional_kernel()(number(1), layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
@@ -151,6 +154,11 @@ def _width(network: MLP) -> int:
     return network.width or max(network.widths)
 
 
+def group(network: MLP) -> int:
+    """Realizations that go through a layer together: enough that a loop is longer than the processor's pipelines."""
+    return max(1, min(8, GROUP_NUMBERS // row_length(_width(network))))
+
+
 def workspace_bytes(task: Task) -> int:
     """What one worker needs besides its results."""
     network = task.network
@@ -160,7 +168,8 @@ def workspace_bytes(task: Task) -> int:
     row = _width(network) + SLACK + 15
     if is_single(task):
         stored = length if task.keep else 2
-        return (stored + 7) * row * itemsize + length * (8 * 6 + 1) + 16 * network.depth
+        together = group(network)
+        return together * ((stored + 7) * row * itemsize + length * 29) + 24 * length
     batch, sent = columns(task)
     stored = length if task.keep else 1
     numbers = (stored * batch + 4 * batch + 3) * row * itemsize

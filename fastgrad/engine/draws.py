@@ -12,14 +12,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import lower_builtin, register_jitable, type_callable
+from numba.extending import lower_builtin, overload, register_jitable, type_callable
 
 from fastgrad.engine.compile import entry_point
+from fastgrad.engine.native_normals import HAVE_NORMALS, draw_by_c
 from fastgrad.engine.norms import inner, sum_of_squares
-from fastgrad.engine.pointers import NAMES, array_data, call_address, call_symbol
-from fastgrad.engine.random import fill_normal, fill_uniform, panel_counters, panel_rows
+from fastgrad.engine.pointers import NAMES, WORD, array_data, call_address, call_symbol
+from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
 from fastgrad.engine.views import vector_at
 from fastgrad.jit import reduction
 
@@ -45,19 +47,39 @@ def draw_panel(out, n, kind, scale, base, where, key):
             out[j] = scale
 
 
-def _panel_entry(pointer, n, kind, scale, base, w0, w1, w2, k0, k1):
-    out = vector_at(pointer, 0, n + SLACK)
+def _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+    """Panels of n normals each, ``gap`` numbers apart, of ``count`` realizations."""
+    for p in range(count):
+        r = realization + p
+        where = (layer, np.uint32(r & 0xFFFFFFFF), np.uint32(role | ((r >> 32) & 0xFFFF)))
+        fill_normal(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
+
+
+@overload(_fill_normals)
+def _choose_fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+    if HAVE_NORMALS and scale == types.float32:
+
+        def by_c(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+            draw_by_c(count, n, pointer, gap, scale, base, layer, realization, role, k0, k1)
+
+        return by_c
+    return _fill_normals
+
+
+def _panel_entry(pointer, count, n, gap, kind, scale, base, layer, realization, role, k0, k1):
     if kind == NORMAL:
-        fill_normal(out, n, scale, base, (w0, w1, w2), (k0, k1))
-    elif kind == UNIFORM:
-        fill_uniform(out, n, scale, base, (w0, w1, w2), (k0, k1))
+        _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1)
+    elif kind == UNIFORM:  # one panel
+        fill_uniform(vector_at(pointer, 0, n + SLACK), n, scale, base, (layer, np.uint32(realization & 0xFFFFFFFF), role), (k0, k1))
     else:
+        out = vector_at(pointer, 0, n)
         for j in range(n):
             out[j] = scale
 
 
 def _panel_signature(number):
-    return types.void(types.CPointer(number), types.int64, types.int64, number, types.int64, *_WORDS)
+    size, word = types.int64, types.uint32
+    return types.void(types.CPointer(number), size, size, size, size, number, size, word, size, word, word, word)
 
 
 _ADDRESS, _KEY = types.UniTuple(types.uint32, 3), types.UniTuple(types.uint32, 2)
@@ -80,17 +102,55 @@ def _type_draw_panel(context):
     return typer
 
 
+def _panel_symbol(number):
+    return f"fastgrad_draw_panel_{NAMES[number]}"
+
+
 @lower_builtin(draw_panel, types.Array, types.Integer, types.Integer, types.Float, types.Integer, types.BaseTuple, types.BaseTuple)
 def _lower_draw_panel(context, builder, signature, args):
-    symbol = f"fastgrad_draw_panel_{NAMES[signature.args[0].dtype]}"
     data = array_data(context, builder, signature.args[0], args[0])
-    return call_symbol(context, builder, symbol, [data, *args[1:5], *_words(builder, args[5], args[6])])
+    layer, realization, role = cgutils.unpack_tuple(builder, args[5], 3)  # the role holds the realization's high bits too
+    single, apart = ir.Constant(WORD, 1), ir.Constant(WORD, 0)
+    values = [data, single, args[1], apart, *args[2:5], layer, builder.zext(realization, WORD), role, *cgutils.unpack_tuple(builder, args[6], 2)]
+    return call_symbol(context, builder, _panel_symbol(signature.args[0].dtype), values)
 
 
 @register_jitable
 def draw_vector(out, n, kind, scale, where, key):
     """out[:n] from a law with independent entries: one panel."""
     draw_panel(out, n, kind, scale, 0, where, key)
+
+
+def draw_normals(out, count, n, layer, role, realization, key):
+    """out[k, :n] = standard normals of realization ``realization + k``, for k < count: one panel each, drawn in one call.
+
+    Rows hold at least n + ``SLACK`` numbers. role, layer: of the tensor, as `address` takes them.
+    """
+    for k in range(count):
+        draw_vector(out[k], n, NORMAL, out.dtype.type(1), address(role, 0, layer, realization + k), key)
+
+
+@type_callable(draw_normals)
+def _type_draw_normals(context):
+    def typer(out, count, n, layer, role, realization, key):
+        fits = _drawable(out) and out.ndim == 2 and out.layout == "C"
+        return types.void(out, *[types.int64] * 5, _KEY) if fits else None
+
+    return typer
+
+
+@lower_builtin(draw_normals, types.Array, *[types.Integer] * 5, types.BaseTuple)
+def _lower_draw_normals(context, builder, signature, args):
+    view = context.make_array(signature.args[0])(context, builder, args[0])
+    gap = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+    kind, base = ir.Constant(WORD, NORMAL), ir.Constant(WORD, 0)
+    scale = ir.Constant(view.data.type.pointee, 1.0)
+    word = ir.IntType(32)
+    role = builder.shl(builder.trunc(args[4], word), ir.Constant(word, 24))
+    key = cgutils.unpack_tuple(builder, args[6], 2)
+    layer = builder.trunc(args[3], word)
+    values = [view.data, args[1], args[2], gap, kind, scale, base, layer, args[5], role, *key]
+    return call_symbol(context, builder, _panel_symbol(signature.args[0].dtype), values)
 
 
 # --- matrices ----------------------------------------------------------------------------------------------------------------------
@@ -198,7 +258,7 @@ def matrix_drawer(kind: int, dtype: str) -> int:
 @cache
 def prepare(dtype: str) -> tuple[Any, ...]:
     """Compile (or load) what draws vectors of one precision; must have been called before a kernel of that precision runs."""
-    return (entry_point(_panel_entry, _panel_signature(_NUMBERS[dtype]), f"fastgrad_draw_panel_{dtype}", counts_references=False),)
+    return (entry_point(_panel_entry, _panel_signature(_NUMBERS[dtype]), _panel_symbol(_NUMBERS[dtype]), counts_references=False),)
 
 
 @register_jitable(error_model="numpy")

@@ -33,6 +33,11 @@ def matrix_at(array, start, rows, columns):
     return array.reshape(-1)[start : start + rows * columns].reshape(rows, columns)
 
 
+def plane_at(array, index):
+    """One of the matrices of a contiguous array with three dimensions."""
+    return array[index]
+
+
 def columns_at(matrix, first, n):
     """n columns of a contiguous matrix, from column ``first``."""
     return matrix[:, first : first + n]
@@ -68,6 +73,11 @@ def _type_vector_at(context):
 @type_callable(matrix_at)
 def _type_matrix_at(context):
     return lambda array, start, rows, columns: _signature(array, 2, 3)
+
+
+@type_callable(plane_at)
+def _type_plane_at(context):
+    return lambda array, index: _signature(array, 2, 1)
 
 
 @type_callable(transposed)
@@ -123,6 +133,13 @@ def _lower_as_matrix(context, builder, signature, args):
 @lower_builtin(matrix_at, types.Array, types.Integer, types.Integer, types.Integer)
 def _lower_at(context, builder, signature, args):
     return _view(context, builder, signature, args[0], args[1], list(args[2:]))
+
+
+@lower_builtin(plane_at, types.Array, types.Integer)
+def _lower_plane_at(context, builder, signature, args):
+    _, rows, columns = cgutils.unpack_tuple(builder, context.make_array(signature.args[0])(context, builder, args[0]).shape, 3)
+    start = builder.mul(args[1], builder.mul(rows, columns))
+    return _view(context, builder, signature, args[0], start, [rows, columns])
 
 
 @lower_builtin(columns_at, types.Array, types.Integer, types.Integer)
