@@ -77,20 +77,36 @@ def _with_sign_64(y, x):
 # undefined for NaN, and NaN has to pass through.
 
 
+_BIAS_32 = 0x4B400000  # the bits of 1.5 * 2**23
+
+
 @formula
 def _reduce_32(x):
-    """x -> (n, q) with exp(x) = 2**n (1 + q), |remainder| <= ln(2)/2; Taylor to degree 7, error below 0.1 ULP of 1 + q."""
+    """x -> (bits, q) with exp(x) = 2**n (1 + q), n = bits - _BIAS_32, |remainder| <= ln(2)/2; minimax, error 0.06 units of 2**-24."""
     shifted = x * f32(1.4426950408889634) + f32(12582912.0)
     n = shifted - f32(12582912.0)
     r = x - n * f32(0.693359375)
     r = r - n * f32(-2.12194440054690583e-4)
-    p = f32(1.0 / 5040.0)
-    p = p * r + f32(1.0 / 720.0)
-    p = p * r + f32(1.0 / 120.0)
-    p = p * r + f32(1.0 / 24.0)
-    p = p * r + f32(1.0 / 6.0)
-    p = p * r + f32(0.5)
-    return i32(f32(shifted).view(i32) - i32(0x4B400000)), r + (r * r) * p
+    p = f32(0.0013814579)
+    p = p * r + f32(0.008368726)
+    p = p * r + f32(0.04166839)
+    p = p * r + f32(0.16666521)
+    p = p * r + f32(0.49999994)
+    return f32(shifted).view(i32), r + (r * r) * p
+
+
+@formula
+def _power_32(bits):
+    """2**n from the bits of `_reduce_32`, for -126 <= n <= 127: shifting leaves n alone of them."""
+    return i32(i32(bits << i32(23)) + i32(0x3F800000)).view(f32)
+
+
+@formula
+def _split_power_32(bits):
+    """2**n as a product: a normal number, and one that is 1 as long as 2**n is normal; for -252 <= n <= 127."""
+    least = i32(_BIAS_32 - 126)
+    normal = bits if bits > least else least
+    return _power_32(normal), _power_32(i32(bits - normal))
 
 
 @formula
@@ -120,7 +136,8 @@ def _exp_32(x):
     # Clamped so that both halves of the scale stay normal; written so that NaN passes through.
     x = f32(89.0) if x > f32(89.0) else x
     x = f32(-104.0) if x < f32(-104.0) else x
-    n, q = _reduce_32(x)
+    bits, q = _reduce_32(x)
+    n = i32(bits - i32(_BIAS_32))
     half = i32(n >> i32(1))
     return (f32(1) + q) * _two_to_32(half) * _two_to_32(i32(n - half))
 
@@ -143,9 +160,13 @@ exp = by_precision("exp", _exp_32, _exp_64, "e**x; overflows to inf and underflo
 
 @formula
 def _sigmoid_pair_32(x):
-    e = _exp_32(-abs(x))
+    a = abs(x)
+    a = f32(104.0) if a > f32(104.0) else a  # where e has underflowed
+    bits, q = _reduce_32(-a)
+    power, rest = _split_power_32(bits)
+    e = (f32(1) + q) * power
     large = f32(1) / (f32(1) + e)
-    small = e * large
+    small = e * large * rest  # the product by rest comes last, so a subnormal result is rounded once
     return (large, small) if x >= f32(0) else (small, large)
 
 
@@ -169,16 +190,13 @@ sigmoid_pair = by_precision(
 def _tanh_pair_32(x):
     a = abs(x)
     a = f32(53.0) if a > f32(53.0) else a  # where sech^2 has underflowed
-    n, q = _reduce_32(f32(-2) * a)
-    scale = i32(n >> i32(1))
-    low = _two_to_32(scale)
-    high = _two_to_32(i32(n - scale))
-    power = low * high
+    bits, q = _reduce_32(f32(-2) * a)
+    power, rest = _split_power_32(bits)
     t = power * q + (power - f32(1))  # expm1(-2|x|): no cancellation near 0
     d = f32(1) / (f32(2) + t)
-    y = -t * d
-    # exp(-2|x|) = (1 + q) low high; the product by high comes last, so a subnormal slope is rounded once.
-    return _with_sign_32(y, x), f32(4) * d * d * (f32(1) + q) * low * high
+    y = t * d  # of the wrong sign, if any
+    # exp(-2|x|) = (1 + q) power rest; the product by rest comes last, so a subnormal slope is rounded once.
+    return _with_sign_32(y, x), f32(4) * d * d * (f32(1) + q) * power * rest
 
 
 @formula
