@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
+from fastgrad.jit import register_jitable
 
 
 @register_jitable

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.extending import register_jitable
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.cells.contract import Cell
@@ -21,6 +20,7 @@ from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import as_matrix, vector_at
+from fastgrad.jit import register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
