@@ -31,7 +31,7 @@ REDUCTION_FLAGS = {"contract", "reassoc", "nsz", "arcp"}
 
 def register_jitable(*functions: Any, **options: Any) -> Any:
     """Numba's decorator of the same name, with the project's options."""
-    decorate = extending.register_jitable(**CALLED, **options)
+    decorate = extending.register_jitable(**CALLED | options)
     return decorate(*functions) if functions else decorate
 
 
