@@ -23,7 +23,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy
 from fastgrad.engine.compile import kernel
@@ -46,6 +45,7 @@ from fastgrad.engine.logarithms import add_half_logs, take_logs
 from fastgrad.engine.norms import WINDOW, power_of_two, sum_of_squares
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.views import plane_at, vector_at
+from fastgrad.jit import register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation was evaluated

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.compile import entry_point
@@ -23,7 +23,7 @@ from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.vector_width import wide_vectors
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import INLINE, REDUCTION_FLAGS
+from fastgrad.jit import INLINE, REDUCTION_FLAGS, register_jitable
 
 SQUARES, NOISE, G_SQUARES, DELTA_SQUARES, DELTA_Z, TOP = range(6)  # sums of x^2, x z', g^2, delta^2, delta z; largest |g|
 SUMS = 6

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import lower_builtin, overload, register_jitable, type_callable
+from numba.extending import lower_builtin, overload, type_callable
 
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.native_normals import HAVE_NORMALS, draw_by_c
@@ -23,7 +23,7 @@ from fastgrad.engine.norms import inner, sum_of_squares
 from fastgrad.engine.pointers import NAMES, WORD, array_data, call_address, call_symbol
 from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import reduction
+from fastgrad.jit import CALLED, reduction, register_jitable
 
 NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
 KINDS = {"normal": NORMAL, "uniform": UNIFORM, "constant": CONSTANT, "orthogonal": ORTHOGONAL}
@@ -55,7 +55,7 @@ def _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role,
         fill_normal(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
 
 
-@overload(_fill_normals)
+@overload(_fill_normals, jit_options=CALLED)
 def _choose_fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
     if HAVE_NORMALS and scale == types.float32:
 

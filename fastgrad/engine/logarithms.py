@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastgrad.engine.norms import LN2
-from fastgrad.jit import formula
+from fastgrad.jit import formula, register_jitable
 
 f64 = np.float64
 i64 = np.int64

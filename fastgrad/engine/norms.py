@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastgrad.jit import reduction
+from fastgrad.jit import reduction, register_jitable
 
 LN2 = 0.6931471805599453
 WINDOW = 2.0**20  # vectors are rescaled when their largest entry leaves [1/WINDOW, WINDOW]

@@ -19,7 +19,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy, fill, transpose
 from fastgrad.engine.compile import kernel
@@ -47,6 +46,7 @@ from fastgrad.engine.random import Role, address
 from fastgrad.engine.recurrent_weights import Weights, draw_weights, pre_bias
 from fastgrad.engine.shared_norms import largest, log_norm_of, shift_exponent
 from fastgrad.engine.views import as_matrix, as_vector, columns_at, matrix_at, vector_at
+from fastgrad.jit import register_jitable
 
 CHUNK = 64  # steps of input product at once: enough to share each load of U, few enough that their pre-activations stay in cache
 
