@@ -93,7 +93,7 @@ class Work(NamedTuple):
     z : (n z's, G, W) normals of all layers, or of two in turn.  x, slope : (2, G, W).  noise, x0, v : (G, W).  blur : (G, 2 SLACK).
     sums : (G, SUMS).  first, second : (G,) numbers that a loop takes, one a row.  carry : (G,) int64, exponent of the pass.  Of each layer,
     (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x; exponent int32, of h; sent int32, of the gradient; regime
-    int8.  logs : (4, LOGS).  Rows of numbers hold ``SLACK`` more than the widest layer.
+    int8.  logs : (4, LOGS).  Rows are `row_length` numbers long.
     """
 
     z: Any
@@ -438,7 +438,7 @@ def _start(layers, block, work, out, left, k0, count):
         work.post[0, k] = 0
         work.carry[k] = 0
         put(out, block.columns, block.slots, ACTIVATION, k0 + k, 0, work.squares[0, k])
-        v = vector_at(work.v, k * work.v.shape[1], layers.widths[depth] + SLACK)
+        v = vector_at(work.v, k * work.v.shape[1], work.v.shape[1])
         draw_probe(v, layers.widths[depth], block.unit_probe, address(Role.PROBE, 0, 0, block.first + k0 + k), block.key)
 
 
@@ -453,8 +453,8 @@ def _run(one, layers, block, work, out, left):
 
 
 def row_length(widest: int) -> int:
-    """Numbers in a row of `Work`: rows start 64 bytes apart, so that vector loads at their start never cross a cache line."""
-    return -(-(widest + SLACK) // 16) * 16
+    """Numbers in a row of `Work`: a panel rounded up, so that rows start at cache lines and vector loads there never cross two."""
+    return -(-widest // 16) * 16
 
 
 def work_arrays(layers: Layers, dtype: Any, keep: bool, group: int) -> Work:

@@ -19,7 +19,7 @@ from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
 
-GROUP_NUMBERS = 512  # measured at widths 16 to 256: fewer leave pipelines idle, more leave the second-level cache
+GROUP_NUMBERS = 256  # more leave the second-level cache, fewer leave pipelines idle
 
 __all__ = ["drawback", "obstacle", "run_conditional_mlp", "work", "workspace_bytes"]
 

@@ -124,7 +124,7 @@ def draw_vector(out, n, kind, scale, where, key):
 def draw_normals(out, count, n, layer, role, realization, key):
     """out[k, :n] = standard normals of realization ``realization + k``, for k < count: one panel each, drawn in one call.
 
-    Rows hold at least n + ``SLACK`` numbers. role, layer: of the tensor, as `address` takes them.
+    Rows hold at least 4 * `panel_counters` (n) numbers. role, layer: of the tensor, as `address` takes them.
     """
     for k in range(count):
         draw_vector(out[k], n, NORMAL, out.dtype.type(1), address(role, 0, layer, realization + k), key)
