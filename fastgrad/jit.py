@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numba
 from numba import extending
-
-from fastgrad.linked import Linked
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,8 +19,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 # "contract" only: "reassoc" would merge the split constants of the argument reductions in elementary.py.
 KERNEL_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
+
+def _linked() -> dict[str, Any]:
+    """The pipeline of `linked`, which is built from Numba's inner parts, with the releases it was tested with; others compile as they always do."""
+    if tuple(numba.__version__.split(".")[:2]) not in {("0", "68")}:
+        return {}
+    from fastgrad.linked import Linked
+
+    return {"pipeline_class": Linked}
+
+
 # Options of every function that kernels call; a wrapper for callers from C would be as much code again as a small function.
-CALLED: dict[str, Any] = {"pipeline_class": Linked, "no_cfunc_wrapper": True}
+CALLED: dict[str, Any] = {**_linked(), "no_cfunc_wrapper": True}
 
 INLINE: dict[str, Any] = {**CALLED, "forceinline": True, "error_model": "numpy"}
 
