@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
 from fastgrad.engine.parameter_gradients import TOTAL_VARIABLES
+from fastgrad.engine.room import release
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 
@@ -44,7 +45,15 @@ def engine_of(task: Task) -> Engine:
 
 
 def run_block(task: Task, first: int, count: int) -> BlockResult:
-    """Run realizations first … first + count - 1 of a task."""
+    """Run realizations first … first + count - 1 of a task, and keep nothing."""
+    try:
+        return _run_one_of_many(task, first, count)
+    finally:
+        release()
+
+
+def _run_one_of_many(task: Task, first: int, count: int) -> BlockResult:
+    """`run_block` that leaves its working arrays to the thread's next block (`fastgrad.engine.room`)."""
     return engine_of(task).run(task, first, count)
 
 
@@ -127,18 +136,22 @@ def run_task(
 
     blocks = ((first, min(size, realizations - first)) for first in range(0, realizations, size))
     if executor is None and (workers == 1 or size >= realizations):
-        for first, n in blocks:
-            keep(first, run_block(task, first, n))
+        try:
+            for first, n in blocks:
+                keep(first, _run_one_of_many(task, first, n))
+        finally:
+            release()
     elif executor is None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:
-            _submit_all(pool, task, blocks, 2 * workers, keep)
+        with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
+            _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
     else:
-        _submit_all(executor, task, blocks, 4 * max(workers, default_threads()), keep)
+        _submit_all(executor, run_block, task, blocks, 4 * max(workers, default_threads()), keep)
     return arrays, left
 
 
 def _submit_all(
     executor: Executor,
+    run: Callable[[Task, int, int], BlockResult],
     task: Task,
     blocks: Iterator[tuple[int, int]],
     in_flight: int,
@@ -149,7 +162,7 @@ def _submit_all(
     try:
         while True:
             for first, n in blocks:
-                pending[executor.submit(run_block, task, first, n)] = first
+                pending[executor.submit(run, task, first, n)] = first
                 if len(pending) >= in_flight:
                     break
             if not pending:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from fastgrad.engine.arrays import copy, fill
+from fastgrad.engine.arrays import aligned_empty, copy, fill, whole_lines
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_matrix, draw_probe, draw_vector
 from fastgrad.engine.native import product, product_transposed
@@ -113,16 +113,16 @@ def work_arrays(layers: Layers, batch: int, keep_weights: bool, keep_all: bool =
     sizes = np.diff(layers.weight_offsets)
     drawn = 0 if layers.weights.size else int(sizes.sum() if keep_weights else sizes.max())
     return Work(
-        states=np.empty(units, dtype),
-        slopes=np.empty(units, dtype),
-        exponents=np.zeros(length, dtype=np.int64),
-        gradient_exponents=np.zeros(length, dtype=np.int64),
-        h=np.empty(batch * widest, dtype),
-        bias=np.empty((length if keep_all else 1, widest + SLACK), dtype),
-        shifted_bias=np.empty(widest, dtype),
-        deltas=np.empty((length if keep_all else 1, batch * widest), dtype),
-        gradients=np.empty((length if keep_all else 2, batch * widest + SLACK), dtype),
-        weights=np.empty(drawn + SLACK, dtype),
+        states=aligned_empty(units, dtype),
+        slopes=aligned_empty(units, dtype),
+        exponents=np.zeros(length, np.int64),
+        gradient_exponents=np.zeros(length, np.int64),
+        h=aligned_empty(batch * widest, dtype),
+        bias=aligned_empty((length if keep_all else 1, whole_lines(widest + SLACK)), dtype),
+        shifted_bias=aligned_empty(widest, dtype),
+        deltas=aligned_empty((length if keep_all else 1, whole_lines(batch * widest)), dtype),
+        gradients=aligned_empty((length if keep_all else 2, whole_lines(batch * widest + SLACK)), dtype),
+        weights=aligned_empty(drawn + SLACK, dtype),
     )
 
 

@@ -12,6 +12,7 @@ from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.room import prepared_once
 from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP
@@ -63,7 +64,7 @@ def layers_of(task: Task) -> Layers:
     )
 
 
-def _block(task: Task, layers: Layers, first: int, count: int) -> Block:
+def _block(task: Task, first: int, count: int) -> Block:
     drawn = np.empty((1, 0), dtype=task.number)
     return Block(
         first=first,
@@ -97,16 +98,21 @@ def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
 
 def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
-    layers = layers_of(task)
-    block = _block(task, layers, first, count)
-    return _run(task, layers, block, work_arrays(layers, block.inputs.shape[0], task.keep))
+    block = _block(task, first, count)
+
+    def prepare() -> tuple[Layers, Work]:
+        layers = layers_of(task)
+        return layers, work_arrays(layers, block.inputs.shape[0], task.keep)
+
+    layers, work = prepared_once(task, prepare)
+    return _run(task, layers, block, work)
 
 
 def trace_mlp(task: Task, realization: int) -> dict[str, Any]:
     """The arrays of one realization (`fastgrad.engine.trace.trace`): what the kernel's working arrays hold after it."""
     task = replace(task, keep=True)
     layers = layers_of(task)
-    block = _block(task, layers, realization, 1)
+    block = _block(task, realization, 1)
     batch = block.inputs.shape[0]
     work = work_arrays(layers, batch, keep_weights=True, keep_all=True)
     left = int(_run(task, layers, block, work).left[0])

@@ -21,6 +21,7 @@ from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import as_matrix, vector_at
+from fastgrad.engine.wide import widest_vectors
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
@@ -50,6 +51,7 @@ def activation_address(activation: str, dtype: str) -> int:
     pair = ACTIVATIONS[activation].pair
 
     def activation_loop(h_pointer, bias_pointer, x_pointer, slope_pointer, n):
+        widest_vectors()
         h, bias = vector_at(h_pointer, 0, n), vector_at(bias_pointer, 0, n)
         x, slope = vector_at(x_pointer, 0, n), vector_at(slope_pointer, 0, n)
         for j in range(n):
@@ -105,6 +107,7 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     store_total, rows = STORE_TOTAL[n_states], ROWS[n_states]
 
     def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, _):
+        widest_vectors()
         pre, local = as_matrix(pre_pointer, n_pre, n), as_matrix(local_pointer, n_local, n)
         state, new_state = rows(vector_at(state_pointer, 0, gap + n), n, gap), rows(vector_at(new_pointer, 0, gap + n), n, gap)
         for j in range(n):
@@ -113,6 +116,7 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
             store_local(local, j, derivatives)
 
     def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap):
+        widest_vectors()
         gradient = rows(vector_at(gradient_pointer, 0, gap + n), n, gap)
         before = rows(vector_at(before_pointer, 0, gap + n), n, gap)
         local, d_pre = as_matrix(local_pointer, n_local, n), as_matrix(d_pre_pointer, n_pre, n)

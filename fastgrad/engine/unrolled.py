@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
-from fastgrad.engine.arrays import copy, fill, transpose
+from fastgrad.engine.arrays import aligned_empty, aligned_zeros, copy, fill, transpose
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_probe, draw_vector
 from fastgrad.engine.native import product_transposed
@@ -115,28 +115,28 @@ def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInf
     longest = max(width * max(width, features), rows, batch * width, steps * batch * features if draws_inputs else 0)
     layers, at_once = (stacked, steps + 1) if keep_all else (1, 2)
     return Work(
-        w_t=np.empty((width, rows), dtype),
-        first_t=np.empty((features, rows), dtype),
-        rest_t=np.empty((width, rows), dtype),
-        bias=np.empty(cell.n_pre * width, dtype),
-        pre=np.empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
-        states=np.zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
-        exponents=np.zeros((stacked, steps + 1), np.int64),
-        local=np.empty((stacked, steps, batch, cell.n_local, width), dtype),
-        scaled=np.empty((batch, width), dtype),
-        d_pre=np.empty((layers, steps, batch, cell.n_pre * width), dtype),
-        gradients=np.empty((layers, at_once, cell.n_states, batch, width), dtype),
-        totals=np.empty((layers, at_once, batch, width), dtype),
-        gradient_exponents=np.empty((layers, steps + 1), np.int64),
-        above=np.zeros((2, steps + 1, batch, width), dtype),
-        above_exponents=np.empty((2, steps + 1), np.int64),
-        rows=np.empty((SUM_CHUNK, batch, rows), dtype),
-        none=np.zeros(steps, np.int64),
-        orders=np.empty(steps, np.int64),
-        product_first=np.empty((features, rows), dtype),
-        product_rest=np.empty((width, rows), dtype),
-        sums=np.empty(rows),
-        scratch=np.empty(longest + SLACK, dtype),
+        w_t=aligned_empty((width, rows), dtype),
+        first_t=aligned_empty((features, rows), dtype),
+        rest_t=aligned_empty((width, rows), dtype),
+        bias=aligned_empty(cell.n_pre * width, dtype),
+        pre=aligned_empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
+        states=aligned_zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
+        exponents=aligned_zeros((stacked, steps + 1), np.int64),
+        local=aligned_empty((stacked, steps, batch, cell.n_local, width), dtype),
+        scaled=aligned_empty((batch, width), dtype),
+        d_pre=aligned_empty((layers, steps, batch, cell.n_pre * width), dtype),
+        gradients=aligned_empty((layers, at_once, cell.n_states, batch, width), dtype),
+        totals=aligned_empty((layers, at_once, batch, width), dtype),
+        gradient_exponents=aligned_empty((layers, steps + 1), np.int64),
+        above=aligned_zeros((2, steps + 1, batch, width), dtype),
+        above_exponents=aligned_empty((2, steps + 1), np.int64),
+        rows=aligned_empty((SUM_CHUNK, batch, rows), dtype),
+        none=aligned_zeros(steps, np.int64),
+        orders=aligned_empty(steps, np.int64),
+        product_first=aligned_empty((features, rows), dtype),
+        product_rest=aligned_empty((width, rows), dtype),
+        sums=aligned_empty(rows),
+        scratch=aligned_empty(longest + SLACK, dtype),
     )
 
 
