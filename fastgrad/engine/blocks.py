@@ -49,7 +49,7 @@ def run_block(task: Task, first: int, count: int) -> BlockResult:
     try:
         return _run_one_of_many(task, first, count)
     finally:
-        release()
+        release(task)
 
 
 def _run_one_of_many(task: Task, first: int, count: int) -> BlockResult:
@@ -140,10 +140,13 @@ def run_task(
             for first, n in blocks:
                 keep(first, _run_one_of_many(task, first, n))
         finally:
-            release()
+            release(task)
     elif executor is None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
-            _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
+        try:
+            with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
+                _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
+        finally:
+            release(task)
     else:
         _submit_all(executor, run_block, task, blocks, 4 * max(workers, default_threads()), keep)
     return arrays, left

@@ -22,18 +22,40 @@ class _Room(threading.local):
     prepared: object = None
 
 
+class _Shared:
+    """The same, of all threads."""
+
+    task: Task | None = None
+    prepared: object = None
+
+
 _room = _Room()
+_shared = _Shared()
+_lock = threading.RLock()
 
 
 def prepared_once(task: Task, prepare: Callable[[], T]) -> T:
-    """What ``prepare()`` returned in this thread for this very task; one task is remembered, until `release`."""
+    """What ``prepare()`` returned in this thread for this very task; one task is remembered, until the next or `release`."""
     if _room.task is not task:
-        release()
+        _room.task = _room.prepared = None  # first, so that both are never held
         _room.prepared = prepare()
         _room.task = task
     return _room.prepared  # type: ignore[return-value]
 
 
-def release() -> None:
-    """Forget this thread's task and its arrays."""
-    _room.task = _room.prepared = None
+def shared_once(task: Task, prepare: Callable[[], T]) -> T:
+    """`prepared_once` for what all threads of a process read and none writes: a network's given weights, say."""
+    with _lock:
+        if _shared.task is not task:
+            _shared.prepared = prepare()
+            _shared.task = task
+        return _shared.prepared  # type: ignore[return-value]
+
+
+def release(task: Task) -> None:
+    """Forget a task: what this thread has prepared for it, and what is shared."""
+    with _lock:
+        if _shared.task is task:
+            _shared.task = _shared.prepared = None
+    if _room.task is task:
+        _room.task = _room.prepared = None
