@@ -28,11 +28,13 @@ class Engine(NamedTuple):
     """What the driver asks of a method.
 
     run : (task, first, count) -> BlockResult.  workspace_bytes, work : task -> bytes per worker, nanoseconds per realization.
+    together : task -> how many realizations are fastest in one block, where that is more than one.
     """
 
     run: Callable[[Task, int, int], BlockResult]
     workspace_bytes: Callable[[Task], int]
     work: Callable[[Task], float]
+    together: Callable[[Task], int] = lambda task: 1
 
 
 def engine_of(task: Task) -> Engine:
@@ -41,7 +43,7 @@ def engine_of(task: Task) -> Engine:
         return Engine(recurrent_problem.run_recurrent, recurrent_problem.workspace_bytes, recurrent_problem.work)
     if task.method == "conditional":
         return Engine(conditional_problem.run_conditional_mlp, conditional_problem.workspace_bytes, conditional_problem.work)
-    return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work)
+    return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work, mlp_problem.together)
 
 
 def run_block(task: Task, first: int, count: int) -> BlockResult:
@@ -69,7 +71,8 @@ def default_threads() -> int:
 
 def block_size(task: Task, realizations: int, workers: int) -> int:
     """Realizations in a block: about BLOCK_SECONDS of work, but enough blocks for every worker."""
-    by_time = BLOCK_SECONDS / (engine_of(task).work(task) * 1e-9)
+    engine = engine_of(task)
+    by_time = max(BLOCK_SECONDS / (engine.work(task) * 1e-9), engine.together(task))
     return max(1, min(math.ceil(realizations / workers), int(min(by_time, 1e9)), 100_000))
 
 

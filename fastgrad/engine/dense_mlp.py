@@ -113,7 +113,7 @@ class Work(NamedTuple):
 
 
 GROUP_ROWS = 64  # inputs of all realizations of a group: beyond, sharing the weights gains nothing more
-GROUP_BYTES = 64 * 2**20  # and the states of a group take more than this
+GROUP_BYTES = 128 * 2**20  # and the states of a group take more than this
 
 
 def group_size(units: int, batch: int, itemsize: int) -> int:

@@ -20,7 +20,7 @@ from fastgrad.networks import MLP
 from fastgrad.weight_files import FittedMLP
 from fastgrad.weights import draw
 
-__all__ = ["VARIABLES", "run_dense_mlp", "trace_mlp", "work", "workspace_bytes"]
+__all__ = ["VARIABLES", "run_dense_mlp", "together", "trace_mlp", "work", "workspace_bytes"]
 
 
 def bias_law(network: MLP, fan_in: int) -> tuple[int, float]:
@@ -86,11 +86,11 @@ def _block(task: Task, first: int, count: int) -> Block:
         keep_weights=task.keep,
         slots=task.slots(),
         columns=task.columns(VARIABLES),
-        together=_together(task),
+        together=together(task),
     )
 
 
-def _together(task: Task) -> int:
+def together(task: Task) -> int:
     """Realizations that go through the layers together."""
     network = task.network
     assert isinstance(network, MLP)
@@ -188,9 +188,9 @@ def workspace_bytes(task: Task) -> int:
         stored = weights  # each block converts the given weights to its precision
     # Haar matrices are made beside the weights.
     extra = matrix if task.weights is None and draw(network.weights, 1, 1).kind == "orthogonal" else 0
-    together = _together(task)
-    numbers = stored + extra + together * batch * (2 * units + 4 * width) + (3 + batch) * width
-    return numbers * task.itemsize + (5 + 2 * together) * 8 * (network.depth + 2)
+    places = together(task)
+    numbers = stored + extra + places * batch * (2 * units + 4 * width) + (3 + batch) * width
+    return numbers * task.itemsize + (5 + 2 * places) * 8 * (network.depth + 2)
 
 
 def work(task: Task) -> float:

@@ -31,7 +31,7 @@ from numba.extending import lower_builtin, overload, register_jitable, type_call
 from fastgrad.engine.pointers import WORD, call_symbol
 from fastgrad.jit import reduction
 
-CANCELS = 1e-4  # a Gram sum this far below its diagonal has lost digits; as FG_CANCELS in ``csrc/products.h``
+CANCELS = 1e-4  # a Gram sum, formed in float64, this far below its diagonal has lost digits
 
 _FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of the symbol, log2 of the bytes
 
@@ -113,7 +113,7 @@ def product(A: Any, X: Any, out: Any, accumulate: bool) -> None:
 
 
 def gram_squares(D: Any, X: Any) -> float:
-    """``sum_{a,b} (d_a . d_b)(x_a . x_b)``, the squared Frobenius norm of ``D^T X``, in float64; -1 where cancellation has taken its digits.
+    """``sum_{a,b} (d_a . d_b)(x_a . x_b)``, the squared Frobenius norm of ``D^T X``; -1 where cancellation has taken its digits.
 
     Parameters
     ----------
