@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "Growth", "Limit", "growth"]
 
 Verdict = Literal["exploding", "vanishing", "stable"]
+Field = tuple[Any, ...]  # (names of dimensions, array, …)
 
 
 class Format(NamedTuple):
@@ -168,9 +169,34 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
     >>> fg.growth(fg.measure(net, realizations=1)).limits["float32"]
     Limit(kind='overflow', distance=128.0, extrapolated=True)
     """
+    fields: dict[str, Field] = {str(name): (tuple(map(str, variable.dims)), variable) for name, variable in ds.data_vars.items()}
+    return growth_of(fields, ds.coords, threshold=threshold, confidence=confidence)
+
+
+def growth_of(fields: Mapping[str, Field], coords: Mapping[Any, Any], *, threshold: float = 10.0, confidence: float = 0.95) -> Growth:
+    """`growth` of plain arrays, for those who do without xarray.
+
+    Parameters
+    ----------
+    fields
+        The variables of a Dataset by name: (names of dimensions, array, anything else).
+    coords
+        The layers or steps that were kept, under ``"layer"`` or ``"step"``; 0, 1, … when it is missing.
+    threshold, confidence
+        As in :func:`growth`.
+
+    Returns
+    -------
+    Growth
+
+    Raises
+    ------
+    ValueError
+        As :func:`growth`.
+    """
     check_bounds(threshold, confidence)
-    unit = _unit(ds)
-    position, log_norm = _curves(ds, "gradient_log_norm", unit)
+    unit = _unit(fields)
+    position, log_norm = _curves(fields, coords, "gradient_log_norm", unit)
     length = int(position[-1] - position[0])
     counts = _count(log_norm)
     totals = log_norm[counts.usable, 0] - log_norm[counts.usable, -1]
@@ -178,6 +204,9 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
     verdict, verdict_confidence = _verdict(total, error, math.log(threshold), counts)
     half = _t_quantile(confidence, counts.usable.sum()) * error
     ci = ((total - half) / length, (total + half) / length)
+    limits: dict[str, Limit] = {}
+    if "gradient_log_max" in fields:
+        limits = _limits(*_curves(fields, coords, "gradient_log_max", unit), total / length, ci)
     return Growth(
         rate=total / length,
         ci=ci,
@@ -191,7 +220,7 @@ def growth(ds: xr.Dataset, *, threshold: float = 10.0, confidence: float = 0.95)
         length=length,
         threshold=float(threshold),
         confidence=float(confidence),
-        limits=_limits(ds, unit, total / length, ci),
+        limits=limits,
     )
 
 
@@ -206,14 +235,14 @@ def check_bounds(threshold: float, confidence: float) -> None:
         raise ValueError(f"confidence={confidence!r} must lie between 0 and 1, such as 0.95.")
 
 
-def _unit(ds: xr.Dataset) -> Literal["layer", "step"]:
-    if "gradient_log_norm" not in ds:
-        have = ", ".join(map(str, ds.data_vars)) or "nothing"
+def _unit(fields: Mapping[str, Field]) -> Literal["layer", "step"]:
+    if "gradient_log_norm" not in fields:
+        have = ", ".join(fields) or "nothing"
         raise ValueError(
             f"growth needs the variable 'gradient_log_norm', and this Dataset has {have}; "
             "measure with record=None, or name 'gradient_log_norm' in record."
         )
-    dims = ds["gradient_log_norm"].dims
+    dims = fields["gradient_log_norm"][0]
     if "realization" not in dims:
         raise ValueError(
             f"growth needs the dimension 'realization', and 'gradient_log_norm' has {dims}; "
@@ -226,17 +255,22 @@ def _unit(ds: xr.Dataset) -> Literal["layer", "step"]:
     raise ValueError(f"growth needs the dimension 'layer' or 'step', and 'gradient_log_norm' has {dims}.")
 
 
-def _curves(ds: xr.Dataset, name: str, unit: str) -> tuple[FloatArray, FloatArray]:
+def _curves(fields: Mapping[str, Field], coords: Mapping[Any, Any], name: str, unit: str) -> tuple[FloatArray, FloatArray]:
     """Kept layers or steps (k,), input end first, and the variable as (realization, k): stacks combined, probes averaged."""
-    variable = ds[name].sortby(unit) if unit in ds[name].coords else ds[name]
-    if "probe" in variable.dims:
+    dims, array, *_ = fields[name]
+    values = np.asarray(array, dtype=np.float64)
+    if "probe" in dims:
         # -inf stays -inf: a realization counts as zero if one of its probes does.
-        variable = variable.mean("probe", skipna=False)
-    variable = variable.transpose("realization", ..., unit)
-    position = np.asarray(variable[unit], dtype=np.float64)
-    values = np.asarray(variable, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            values = values.mean(axis=dims.index("probe"))
+        dims = tuple(dim for dim in dims if dim != "probe")
+    values = np.moveaxis(values, (dims.index("realization"), dims.index(unit)), (0, -1))
+    position = np.asarray(coords[unit] if unit in coords else np.arange(values.shape[-1]), dtype=np.float64)
     if position.size < 2:
         raise ValueError(f"growth needs both ends of the network; this Dataset keeps {position.size} {unit}.")
+    order = np.argsort(position, kind="stable")
+    if not np.array_equal(order, np.arange(order.size)):
+        position, values = position[order], values[..., order]
     return position, (values if values.ndim == 2 else combine_layers(values, name))
 
 
@@ -327,10 +361,7 @@ def _majority_confidence(counts: _Counts) -> float:
 # --- number formats ----------------------------------------------------------------------------------------
 
 
-def _limits(ds: xr.Dataset, unit: str, rate: float, ci: tuple[float, float]) -> dict[str, Limit]:
-    if "gradient_log_max" not in ds:
-        return {}
-    position, log_max = _curves(ds, "gradient_log_max", unit)
+def _limits(position: FloatArray, log_max: FloatArray, rate: float, ci: tuple[float, float]) -> dict[str, Limit]:
     log_max = log_max[~np.isnan(log_max).any(axis=1)]
     if not log_max.shape[0]:
         return {}

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba.extending import register_jitable
+from numba import extending
+
+from fastgrad.linked import Linked
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,15 +20,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 # "contract" only: "reassoc" would merge the split constants of the argument reductions in elementary.py.
 KERNEL_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
 
-INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
+# Options of every function that kernels call; a wrapper for callers from C would be as much code again as a small function.
+CALLED: dict[str, Any] = {"pipeline_class": Linked, "no_cfunc_wrapper": True}
+
+INLINE: dict[str, Any] = {**CALLED, "forceinline": True, "error_model": "numpy"}
 
 # Sums may be reordered into vector accumulators. The order is fixed at compile time, so results do not depend on threads.
 REDUCTION_FLAGS = {"contract", "reassoc", "nsz", "arcp"}
 
 
+def register_jitable(*functions: Any, **options: Any) -> Any:
+    """Numba's decorator of the same name, with the project's options."""
+    decorate = extending.register_jitable(**CALLED | options)
+    return decorate(*functions) if functions else decorate
+
+
 def formula(function: F) -> F:
     """Compile into the calling loop; also callable in plain Python."""
-    return register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
+    return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
 
 
 def reduction(function: F) -> F:

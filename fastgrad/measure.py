@@ -50,6 +50,23 @@ class Progress(NamedTuple):
     total: int
 
 
+class Measured(NamedTuple):
+    """What `measure` found, before xarray labels it.
+
+    variables : name -> (names of dimensions, array, attributes).  coords : name of a dimension -> (k,).  attrs : enough to run it again.
+    """
+
+    variables: dict[str, tuple[Any, ...]]
+    coords: dict[str, Any]
+    attrs: dict[str, Any]
+
+    def dataset(self) -> xr.Dataset:
+        """The same as an xarray Dataset."""
+        import xarray as xr
+
+        return xr.Dataset(self.variables, self.coords, self.attrs)
+
+
 def measure(
     network: Network,
     *,
@@ -136,6 +153,45 @@ def measure(
     >>> ds.gradient_log_norm.dims
     ('realization', 'layer')
     """
+    found = measured(
+        network,
+        realizations=realizations,
+        rng=rng,
+        inputs=inputs,
+        loss=loss,
+        method=method,
+        dtype=dtype,
+        record=record,
+        every=every,
+        threads=threads,
+        executor=executor,
+        progress=progress,
+        weights=weights,
+        probes=probes,
+        memory=memory,
+    )
+    return found.dataset()
+
+
+def measured(
+    network: Network,
+    *,
+    realizations: int = 100,
+    rng: Rng = None,
+    inputs: Any = None,
+    loss: Literal["probe", "sum"] = "probe",
+    method: Literal["auto", "dense", "conditional"] = "auto",
+    dtype: Any = "float32",
+    record: Sequence[str] | str | None = None,
+    every: int = 1,
+    threads: int | None = None,
+    executor: Executor | None = None,
+    progress: bool | Callable[[Progress], object] = False,
+    weights: Mapping[str, Any] | None = None,
+    probes: int = 1,
+    memory: float | None = None,
+) -> Measured:
+    """`measure`, with the same arguments and errors, for those who do without xarray: importing it costs a process half a second and 40 MB."""
     from fastgrad.engine.blocks import default_threads, run_task
     from fastgrad.engine.plan import fitted
     from fastgrad.engine.setup import check_addresses, make_task, whole
@@ -155,7 +211,7 @@ def measure(
     with _advance(progress, realizations) as advance:
         arrays, left = run_task(task, realizations, threads=threads, executor=executor, advance=advance)
     _warn_of_range(task, left)
-    return _dataset(task, arrays, left, sequence, {"threads": threads, "loss": loss, "seconds": round(time.time() - started, 3)})
+    return _labelled(task, arrays, left, sequence, {"threads": threads, "loss": loss, "seconds": round(time.time() - started, 3)})
 
 
 @contextmanager
@@ -190,13 +246,11 @@ def _warn_of_range(task: Task, left: Any) -> None:
         f"activation {activation!r} left the range of {task.dtype} in {count} of {left.size} realizations, first at {unit} "
         f"{int(left[left >= 0].min())}: what lies beyond is NaN; {wider}a smaller gain or a shorter network",
         RangeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
-def _dataset(task: Task, arrays: dict[str, Any], left: Any, sequence: Any, facts: dict[str, Any]) -> xr.Dataset:
-    import xarray as xr
-
+def _labelled(task: Task, arrays: dict[str, Any], left: Any, sequence: Any, facts: dict[str, Any]) -> Measured:
     network = task.network
     along = "layer" if isinstance(network, MLP) else "step"
     coords: dict[str, Any] = {"realization": np.arange(left.size), along: task.positions}
@@ -204,7 +258,7 @@ def _dataset(task: Task, arrays: dict[str, Any], left: Any, sequence: Any, facts
         coords["layer"] = np.arange(1, network.layers + 1)
     if task.probes > 1:
         coords["probe"] = np.arange(task.probes)
-    variables: dict[str, Any] = {}
+    variables: dict[str, tuple[Any, ...]] = {}
     for name, array in arrays.items():
         dims = ["realization"]
         if along == "step" and "layer" in coords:
@@ -213,10 +267,10 @@ def _dataset(task: Task, arrays: dict[str, Any], left: Any, sequence: Any, facts
             dims.append("probe")
         if not name.endswith("total_log_norm"):
             dims.append(along)
-        variables[name] = (dims, array, {"long_name": LONG_NAMES[name], "units": "1"})
+        variables[name] = (tuple(dims), array, {"long_name": LONG_NAMES[name], "units": "1"})
     meaning = f"first {along} at which the forward pass left the number range, or -1"
-    variables["left_range_at"] = (["realization"], left, {"long_name": meaning, "units": "1"})
-    return xr.Dataset(variables, coords, {**_provenance(task, sequence), **facts})
+    variables["left_range_at"] = (("realization",), left, {"long_name": meaning, "units": "1"})
+    return Measured(variables, coords, {**_provenance(task, sequence), **facts})
 
 
 def _provenance(task: Task, sequence: Any) -> dict[str, Any]:

@@ -286,6 +286,17 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     json.loads(out)
 
 
+def test_measuring_without_a_file_imports_no_xarray() -> None:
+    script = (
+        "import sys; from fastgrad.cli import main; code = main(['measure', 'mlp', '--depth', '2', '--width', '4', '--rng', '0']);"
+        "heavy = {'xarray', 'pandas', 'matplotlib', 'scipy.stats'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rate" in done.stdout
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from fastgrad.cli import main; main(['--help']); main(['measure', 'mlp', '--help']);"

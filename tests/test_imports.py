@@ -17,7 +17,8 @@ PACKAGE = Path(fastgrad.__file__).parent
 
 # From the lowest floor to the highest. A module may import what lies below its own floor; inside cells and engine, what makes no circle.
 FLOORS = (
-    ("errors", "activation_names", "jit"),
+    ("errors", "activation_names", "linked"),
+    ("jit",),
     ("texts", "npy_files", "description", "elementary"),
     ("layer_widths", "weights", "activations"),
     ("networks", "cells"),

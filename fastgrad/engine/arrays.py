@@ -1,64 +1,94 @@
-"""Arrays that start at a cache line; copies and fills as plain loops: a slice assignment costs Numba most of a second to compile, each."""
+"""Copies and fills as plain loops: a slice assignment costs Numba most of a second to compile, each.
+
+Lowered by hand, like the views of ``views.py``: as functions they would be compiled for each combination of types. Shapes are not checked.
+"""
 
 from __future__ import annotations
 
-import math
+from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-from numba.extending import register_jitable
-
-LINE = 64  # bytes of a cache line, and of the widest vector: a vector that starts inside one is loaded from two
-
-
-def aligned_zeros(shape: int | tuple[int, ...], dtype: Any = np.float64) -> Any:
-    """``np.zeros`` whose first number lies at a multiple of 64 bytes."""
-    return _aligned(np.zeros, shape, dtype)
+from numba import types
+from numba.core import cgutils
+from numba.extending import lower_builtin, type_callable
 
 
-def aligned_empty(shape: int | tuple[int, ...], dtype: Any = np.float64) -> Any:
-    """``np.empty`` whose first number lies at a multiple of 64 bytes."""
-    return _aligned(np.empty, shape, dtype)
-
-
-def whole_lines(count: int) -> int:
-    """At least ``count`` numbers, so many that rows of them behind one another start at cache lines in either precision."""
-    return -(-count // 16) * 16
-
-
-def _aligned(allocate: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
-    number = np.dtype(dtype)
-    size = (shape if isinstance(shape, int) else math.prod(shape)) * number.itemsize
-    room = allocate(size + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    return room[start : start + size].view(number).reshape(shape)
-
-
-@register_jitable
-def copy(source, target):
+def copy(source: Any, target: Any) -> None:
     """target[:] = source for vectors; the formats may differ."""
-    for j in range(target.size):
-        target[j] = source[j]
+    target[:] = source
 
 
-@register_jitable
-def copy_rows(source, target):
-    """target[:, :] = source for matrices with any strides; the formats may differ."""
-    for i in range(target.shape[0]):
-        for j in range(target.shape[1]):
-            target[i, j] = source[i, j]
+def copy_rows(source: Any, target: Any) -> None:
+    """target[:, :] = the first columns of source, for matrices with any strides; the formats may differ."""
+    target[:, :] = source[: target.shape[0], : target.shape[1]]
 
 
-@register_jitable
-def fill(target, value):
+def fill(target: Any, value: Any) -> None:
     """target[:] = value for a vector."""
-    for j in range(target.size):
-        target[j] = value
+    target[:] = value
 
 
-@register_jitable
-def transpose(matrix, out):
+def transpose(matrix: Any, out: Any) -> None:
     """out[j, i] = matrix[i, j]."""
-    for i in range(matrix.shape[0]):
-        for j in range(matrix.shape[1]):
-            out[j, i] = matrix[i, j]
+    out[:, :] = matrix.T
+
+
+def _two_arrays(ndim):
+    def type_them(context):
+        def typer(source, target):
+            fit = all(isinstance(array, types.Array) and array.ndim == ndim for array in (source, target))
+            return types.void(source, target) if fit else None
+
+        return typer
+
+    return type_them
+
+
+type_callable(copy)(_two_arrays(1))
+type_callable(copy_rows)(_two_arrays(2))
+type_callable(transpose)(_two_arrays(2))
+
+
+@type_callable(fill)
+def _type_fill(context):
+    return lambda target, value: types.void(target, target.dtype) if isinstance(target, types.Array) and target.ndim == 1 else None
+
+
+def _item(context, builder, array_type, array, indices):
+    """Pointer to one entry of an array."""
+    view = context.make_array(array_type)(context, builder, array)
+    shape, strides = (cgutils.unpack_tuple(builder, extents, array_type.ndim) for extents in (view.shape, view.strides))
+    return cgutils.get_item_pointer2(context, builder, view.data, shape, strides, array_type.layout, indices, wraparound=False)
+
+
+def _copy_entries(context, builder, signature, args, shape_of, exchange):
+    """The loops of a copy over the shape of one of the arrays, with the target's indices exchanged or not."""
+    (source_type, target_type), (source, target) = signature.args, args
+    ruling = context.make_array(signature.args[shape_of])(context, builder, args[shape_of])
+    with ExitStack() as loops:
+        extents = cgutils.unpack_tuple(builder, ruling.shape, signature.args[shape_of].ndim)
+        indices = [loops.enter_context(cgutils.for_range(builder, extent)).index for extent in extents]
+        value = builder.load(_item(context, builder, source_type, source, indices))
+        value = context.cast(builder, value, source_type.dtype, target_type.dtype)
+        builder.store(value, _item(context, builder, target_type, target, indices[::-1] if exchange else indices))
+    return context.get_dummy_value()
+
+
+@lower_builtin(copy, types.Array, types.Array)
+@lower_builtin(copy_rows, types.Array, types.Array)
+def _lower_copy(context, builder, signature, args):
+    return _copy_entries(context, builder, signature, args, 1, False)
+
+
+@lower_builtin(transpose, types.Array, types.Array)
+def _lower_transpose(context, builder, signature, args):
+    return _copy_entries(context, builder, signature, args, 0, True)
+
+
+@lower_builtin(fill, types.Array, types.Any)
+def _lower_fill(context, builder, signature, args):
+    array_type, array = signature.args[0], args[0]
+    size = context.make_array(array_type)(context, builder, array).nitems
+    with cgutils.for_range(builder, size) as loop:
+        builder.store(args[1], _item(context, builder, array_type, array, [loop.index]))
+    return context.get_dummy_value()

@@ -27,7 +27,7 @@ from fastgrad.engine.native import native_fingerprint
 from fastgrad.jit import KERNEL_OPTIONS
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_INLINED = ("elementary.py", "activations.py", "jit.py", "cells/*.py", "engine/*.py")
+_INLINED = ("elementary.py", "activations.py", "jit.py", "linked.py", "cells/*.py", "engine/*.py")
 _KEEP_DAYS = 30
 _lock = threading.RLock()
 

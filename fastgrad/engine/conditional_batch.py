@@ -24,7 +24,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.conditional_mlp import LINE, PHI, TANGENT
@@ -43,6 +42,7 @@ from fastgrad.engine.orthonormal import (
 )
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address, panel_counters
+from fastgrad.jit import register_jitable
 
 
 class Layers(NamedTuple):

@@ -20,7 +20,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from fastgrad.engine.arrays import copy
 from fastgrad.engine.compile import kernel
@@ -29,6 +28,7 @@ from fastgrad.engine.dense_mlp import ACTIVATION, BIAS_GRADIENT, GRADIENT, GRADI
 from fastgrad.engine.draws import NORMAL, SLACK, draw_probe, draw_vector
 from fastgrad.engine.norms import WINDOW, log_norm, log_size, power_of_two, sum_of_squares
 from fastgrad.engine.random import Role, address
+from fastgrad.jit import register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation was evaluated

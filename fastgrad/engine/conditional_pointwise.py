@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from numba import carray, types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
-from fastgrad.jit import INLINE, REDUCTION_FLAGS
+from fastgrad.jit import INLINE, REDUCTION_FLAGS, register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object

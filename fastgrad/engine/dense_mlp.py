@@ -22,9 +22,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
-from fastgrad.engine.arrays import aligned_empty, copy, fill, whole_lines
+from fastgrad.engine.aligned import aligned_empty, whole_lines
+from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_matrix, draw_probe, draw_vector
 from fastgrad.engine.native import product, product_transposed
@@ -33,6 +33,7 @@ from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.shared_norms import largest, log_norm_of, outer_squares, shift_exponent, sum_of_rows_squares
 from fastgrad.engine.views import as_matrix, as_vector, matrix_at, vector_at
+from fastgrad.jit import register_jitable
 
 VARIABLES = (
     "gradient_log_norm",

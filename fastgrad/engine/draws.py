@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.core import cgutils
-from numba.extending import lower_builtin, register_jitable, type_callable
+from numba.extending import lower_builtin, type_callable
 
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.norms import inner, sum_of_squares
 from fastgrad.engine.pointers import NAMES, array_data, call_address, call_symbol
 from fastgrad.engine.random import fill_normal, fill_uniform, panel_counters, panel_rows
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import reduction
+from fastgrad.jit import reduction, register_jitable
 
 NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
 KINDS = {"normal": NORMAL, "uniform": UNIFORM, "constant": CONSTANT, "orthogonal": ORTHOGONAL}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.arrays import aligned_empty
+from fastgrad.engine.aligned import aligned_empty
 from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, group_size, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address

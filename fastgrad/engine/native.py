@@ -26,10 +26,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import lower_builtin, overload, register_jitable, type_callable
+from numba.extending import lower_builtin, overload, type_callable
 
 from fastgrad.engine.pointers import WORD, call_symbol
-from fastgrad.jit import reduction
+from fastgrad.jit import reduction, register_jitable
 
 CANCELS = 1e-4  # a Gram sum, formed in float64, this far below its diagonal has lost digits
 

@@ -58,21 +58,31 @@ def _type_store(context):
     return typer
 
 
-# Lowered by hand rather than as functions: every call of a function that Numba compiles costs a tenth of a second once.
-@lower_builtin(load, types.Array, types.Integer)
-def _lower_load(context, builder, signature, args):
-    value = builder.load(_pointer(context, builder, signature.args[0], *args))
+def load_at(builder: Any, pointer: Any) -> Any:
+    """Generate the load of a number that the surrounding loop only reads."""
+    value = builder.load(pointer)
     reads, slots = _scopes(builder.module)
     value.set_metadata("alias.scope", builder.module.add_metadata([reads]))
     value.set_metadata("noalias", builder.module.add_metadata(slots))
     return value
 
 
-@lower_builtin(store, types.Array, types.Integer, types.Number, types.IntegerLiteral)
-def _lower_store(context, builder, signature, args):
-    instruction = builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1]))
+def store_at(builder: Any, value: Any, pointer: Any, slot: int) -> None:
+    """Generate the store of a number through a slot."""
+    instruction = builder.store(value, pointer)
     reads, slots = _scopes(builder.module)
-    mine = slots.pop(signature.args[3].literal_value)
+    mine = slots.pop(slot)
     instruction.set_metadata("alias.scope", builder.module.add_metadata([mine]))
     instruction.set_metadata("noalias", builder.module.add_metadata([reads, *slots]))
+
+
+# Lowered by hand rather than as functions: every call of a function that Numba compiles costs a tenth of a second once.
+@lower_builtin(load, types.Array, types.Integer)
+def _lower_load(context, builder, signature, args):
+    return load_at(builder, _pointer(context, builder, signature.args[0], *args))
+
+
+@lower_builtin(store, types.Array, types.Integer, types.Number, types.IntegerLiteral)
+def _lower_store(context, builder, signature, args):
+    store_at(builder, args[2], _pointer(context, builder, signature.args[0], args[0], args[1]), signature.args[3].literal_value)
     return context.get_dummy_value()

@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from fastgrad.engine.native import gram_squares
-from fastgrad.jit import reduction
+from fastgrad.jit import CALLED, reduction, register_jitable
 
 LN2 = 0.6931471805599453
 WINDOW = 2.0**20  # vectors are rescaled when their largest entry leaves [1/WINDOW, WINDOW]
@@ -67,7 +67,7 @@ def largest(x):
     return _largest_32(x) if x.dtype == np.float32 else _largest_64(x)
 
 
-@overload(largest, jit_options={"error_model": "numpy"})
+@overload(largest, jit_options={**CALLED, "error_model": "numpy"})
 def _choose_largest(x):
     return _largest_32 if x.dtype == types.float32 else _largest_64
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 
-from numba.extending import register_jitable
-
 from fastgrad.engine.norms import inner, largest, multiply_by, power_of_two, sum_of_squares
+from fastgrad.jit import register_jitable
 
 DEPENDENT = 1e-14  # a vector is in the span of those before it when less than this of it is left
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 
-from numba.extending import register_jitable
-
 from fastgrad.engine.arrays import copy_rows, fill
 from fastgrad.engine.native import product_transposed
 from fastgrad.engine.norms import log_norm, sum_of_squares
 from fastgrad.engine.shared_norms import largest, outer_squares, shift_exponent, sum_of_rows_squares
 from fastgrad.engine.views import as_matrix, as_vector, matrix_at, transposed, vector_at
-from fastgrad.jit import reduction
+from fastgrad.jit import reduction, register_jitable
 
 STEP_VARIABLES = (
     "gradient_log_norm",

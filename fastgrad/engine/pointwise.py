@@ -9,19 +9,19 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.extending import register_jitable
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.cells.contract import Cell
 from fastgrad.cells.elman import elman_cell
 from fastgrad.cells.gru import GRU_CELL
 from fastgrad.cells.lstm import LSTM_CELL
-from fastgrad.engine.cell_rows import LOAD, ROWS, STORE, STORE_STATE, STORE_TOTAL
+from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
-from fastgrad.engine.views import as_matrix, vector_at
+from fastgrad.engine.views import vector_at
 from fastgrad.engine.wide import widest_vectors
+from fastgrad.jit import register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
@@ -102,29 +102,25 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     cell = cell_of(kind, activation)
     forward, backward = cell.forward, cell.backward
     n_pre, n_states, n_local = cell.n_pre, cell.n_states, cell.n_local
-    load_pre, load_state, load_local = LOAD[n_pre], LOAD[n_states], LOAD[n_local]
-    store_state, store_local, store_pre = STORE_STATE[n_states], STORE[n_local], STORE[n_pre]
-    store_total, rows = STORE_TOTAL[n_states], ROWS[n_states]
 
     def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, _):
         widest_vectors()
-        pre, local = as_matrix(pre_pointer, n_pre, n), as_matrix(local_pointer, n_local, n)
-        state, new_state = rows(vector_at(state_pointer, 0, gap + n), n, gap), rows(vector_at(new_pointer, 0, gap + n), n, gap)
+        pre, local = vector_at(pre_pointer, 0, n_pre * n), vector_at(local_pointer, 0, n_local * n)
+        state, new_state = vector_at(state_pointer, 0, gap + n), vector_at(new_pointer, 0, gap + n)
         for j in range(n):
-            new, derivatives = forward(load_pre(pre, j), load_state(state, j))
-            store_state(new_state, j, new)
-            store_local(local, j, derivatives)
+            new, derivatives = forward(load_rows(pre, n, j, n_pre), load_rows(state, gap, j, n_states))
+            store_rows(new_state, gap, j, new, 0)
+            store_rows(local, n, j, derivatives, 2)
 
     def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap):
         widest_vectors()
-        gradient = rows(vector_at(gradient_pointer, 0, gap + n), n, gap)
-        before = rows(vector_at(before_pointer, 0, gap + n), n, gap)
-        local, d_pre = as_matrix(local_pointer, n_local, n), as_matrix(d_pre_pointer, n_pre, n)
+        gradient, before = vector_at(gradient_pointer, 0, gap + n), vector_at(before_pointer, 0, gap + n)
+        local, d_pre = vector_at(local_pointer, 0, n_local * n), vector_at(d_pre_pointer, 0, n_pre * n)
         total = vector_at(total_pointer, 0, n)
         for j in range(n):
-            d, d_state, through = backward(load_state(gradient, j), load_local(local, j))
-            store_pre(d_pre, j, d)
-            store_state(before, j, d_state)
-            store_total(total, j, through)
+            d, d_state, through = backward(load_rows(gradient, gap, j, n_states), load_rows(local, n, j, n_local))
+            store_rows(d_pre, n, j, d, 2)
+            store_rows(before, gap, j, d_state, 0)
+            store_second(total, j, through, 8)
 
     return CellCode(_address(cell_forward_loop, dtype, 4, 3), _address(cell_backward_loop, dtype, 5, 2))

@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from fastgrad.engine.noalias import store
-from fastgrad.jit import INLINE, formula
+from fastgrad.jit import INLINE, formula, register_jitable
 
 f32 = np.float32
 f64 = np.float64

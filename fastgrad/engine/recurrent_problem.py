@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.arrays import aligned_zeros
+from fastgrad.engine.aligned import aligned_zeros
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
 from fastgrad.engine.pointwise import cell_addresses, cell_of
@@ -218,7 +218,7 @@ def workspace_bytes(task: Task) -> int:
     batch = 1 if task.inputs is None else task.inputs.shape[1]
     units = batch * network.width
     steps, stacked, rows = network.steps, network.layers, network.gates * network.width
-    weights = 2 * rows * (network.input_width + network.width) + (2 * stacked) * rows * network.width
+    weights = 2 * (rows + 16) * (network.input_width + network.width) + (2 * stacked + 1) * rows * (network.width + 16)
     per_step = stacked * (cell.n_states + cell.n_local) * units + cell.n_pre * units + 2 * units
     inputs = (2 if task.inputs is None else 1) * steps * batch * network.input_width
     chunks = CHUNK * cell.n_pre * units + SUM_CHUNK * batch * rows

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from numba.extending import register_jitable
-
 from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.draws import draw_matrix, draw_vector
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.shared_norms import largest
 from fastgrad.engine.views import as_vector, vector_at
+from fastgrad.jit import register_jitable
 
 
 class Weights(NamedTuple):

@@ -1,0 +1,107 @@
+"""What kernels call is compiled into them alone, and computes what plain Python computes."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from numba.core.codegen import JITCodeLibrary
+
+from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
+from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
+from fastgrad.jit import KERNEL_OPTIONS, formula, reduction, register_jitable
+
+
+@formula
+def square(x):
+    return x * x
+
+
+@reduction
+def total(x):
+    result = 0.0
+    for j in range(x.size):
+        result += square(x[j])
+    return result
+
+
+@register_jitable(error_model="numpy")
+def weighted(x, pair):
+    first, second = pair
+    if first > second:
+        return total(x) / (first - second)
+    return square(total(x))
+
+
+def run(x, first, second):
+    return weighted(x, (first, second)) + total(x)
+
+
+def test_only_the_kernel_becomes_machine_code(monkeypatch):
+    written = []
+    original = JITCodeLibrary._finalize_specific
+
+    def finalize(self):
+        written.append(self.name)
+        original(self)
+
+    monkeypatch.setattr(JITCodeLibrary, "_finalize_specific", finalize)
+    x = np.array([1.0, 2.0, 3.0])
+    compiled = numba.njit(**KERNEL_OPTIONS)(run)
+    assert compiled(x, 3.0, 1.0) == run(x, 3.0, 1.0) == 21.0
+    assert compiled(x, 1.0, 3.0) == run(x, 1.0, 3.0) == 210.0
+    ours = [name for name in written if any(function in name for function in ("square", "total", "weighted", "run"))]
+    assert len(ours) == 1, ours
+
+
+def test_a_mistake_in_a_called_function_is_reported_as_numba_reports_it():
+    @register_jitable
+    def wrong(x):
+        return x.no_such_thing
+
+    with pytest.raises(numba.errors.TypingError, match="no_such_thing"):
+        numba.njit(lambda x: wrong(x))(1.0)
+
+
+@pytest.mark.parametrize(("source", "target"), [("f4", "f4"), ("f4", "f8"), ("f8", "f4"), ("i8", "i8")])
+def test_copies_and_fills(source, target):
+    def work(vector, matrix, of_vector, of_matrix, turned, filled, value):
+        copy(vector, of_vector)
+        copy_rows(matrix, of_matrix)
+        transpose(matrix, turned)
+        fill(filled, value)
+
+    def arguments():
+        matrix = np.arange(35).reshape(5, 7).astype(source)
+        # copy_rows reads a matrix with other strides, and more columns than it writes.
+        outputs = np.zeros(7, target), np.zeros((5, 4), target), np.zeros((7, 5), target), np.ones(6, target)
+        return matrix[2].copy(), np.asfortranarray(matrix), *outputs, 3
+
+    plain, compiled = arguments(), arguments()
+    work(*plain)
+    numba.njit(work)(*compiled)
+    for a, b in zip(plain[2:-1], compiled[2:-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert plain[2][6] == 20
+    assert plain[4][6, 4] == 34
+    assert plain[5].tolist() == [3] * 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_rows_of_cells(count):
+    def work(numbers, gap, out, second):
+        for j in range(3):
+            values = load_rows(numbers, gap, j, count)
+            store_rows(out, gap + 1, j, values, 2)
+            store_second(second, j, values, 8)
+
+    def arguments():
+        return np.arange(40, dtype=np.float32), 5, np.zeros(40, np.float32), np.zeros(3, np.float32)
+
+    plain, compiled = arguments(), arguments()
+    work(*plain)
+    numba.njit(work)(*compiled)
+    for a, b in zip(plain, compiled, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert plain[2][6 * (count - 1) + 2] == 5 * (count - 1) + 2
+    assert plain[3].tolist() == ([5, 6, 7] if count > 1 else [0, 0, 0])
