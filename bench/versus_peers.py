@@ -1,166 +1,268 @@
 """How much faster is fastgrad than PyTorch and JAX at measuring gradients of deep networks?
 
-All do the same job in the same run and the same precision (float32): draw the weights of R independent networks, run one input forward, send one
-random unit vector back, and form the norms of every layer's activations, gradients and weight gradients. The peers are written in their best
-form: PyTorch without autograd's bookkeeping (batched products over realizations, manual backward, two processes or two threads, whichever is
-faster), JAX as ``vmap`` over realizations of a jitted ``scan``. Compilation is excluded for all; times are per layer and realization, everything
-amortized; the best of several repetitions. Results are checked to agree in distribution before anything is timed.
+Every row is one job, done by all in the same run, in float32, on the same cores: norms of every layer's (step's) state and of the loss's
+derivative by it, for an MLP those of the weight gradients too, over many networks. Answers are compared first, with the same weights (or, where
+weights are drawn, in distribution); then all are timed. Times are the least of several repetitions, per layer or step and realization,
+everything amortized, compilation excluded.
 
-    python bench/versus_peers.py [--rows mlp64 mlp256 mlp1024] [--no-jax] [--repeat 5]
+Peers are written in their best form (``peers/``). PyTorch: the fused ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` with autograd, which give the derivative
+by the initial state alone, so that the peer does less than the job; and products batched over realizations with derivatives by hand, which do
+it. Each with two threads and as two processes of one thread. JAX: ``vmap`` over realizations of a jitted ``scan``, in one process and in two. The
+ratio is to the fastest.
+
+    python bench/versus_peers.py [--rows lstm64 mlp256 ...] [--no-jax] [--repeat 3] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import platform
-import time
+import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
+from peers.timing import TwoProcesses, best_time
 
 import fastgrad as fg
 
-DEPTH, GAIN = 1000, 1.3
+STEPS, GAIN = 1000, 1.3
+NETWORKS = {"rnn": fg.RNN, "lstm": fg.LSTM, "gru": fg.GRU}
+MLP_RECORD = ["activation_log_norm", "gradient_log_norm", "weight_gradient_log_norm"]
+STEP_RECORD = ["activation_log_norm", "gradient_log_norm"]
+
+Jobs = dict[str, tuple[Callable[[], object], int]]  # name -> (call, realizations that it runs)
 
 
-def torch_mlp(width: int, realizations: int, seed: int, threads: int, depth: int = DEPTH) -> np.ndarray:
-    """ln of the norm of the gradient at the input, one per realization."""
-    import torch
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
 
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.inference_mode():
-        x = torch.randn(realizations, width, 1, generator=generator)
-        weights, states, norms = [], [x], []
-        for _ in range(depth):
-            w = torch.randn(realizations, width, width, generator=generator).mul_(GAIN / math.sqrt(width))
-            x = torch.tanh_(torch.bmm(w, x))
-            weights.append(w)
-            states.append(x)
-            norms.append(x.square().sum((1, 2)))
-        g = torch.randn(realizations, width, 1, generator=generator)
-        g /= g.square().sum((1, 2), keepdim=True).sqrt_()
-        scale = torch.zeros(realizations)
-        for layer in range(depth - 1, -1, -1):
-            x = states[layer + 1]
-            delta = g * (1 - x * x)
-            g = torch.bmm(weights[layer].transpose(1, 2), delta)
-            size = g.square().sum((1, 2), keepdim=True).sqrt_()
-            norms.append(delta.square().sum((1, 2)) * states[layer].square().sum((1, 2)))
-            g /= size
-            scale += size.flatten().log()
-            norms.append(scale.clone())
-    return scale.numpy()
+    method : of the MLP rows, ``given`` for given weights.  batch : inputs or sequences.  ours, theirs : realizations a call.  target : the
+    ratio aimed at.
+    """
+
+    kind: str
+    width: int
+    batch: int = 1
+    ours: int = 100
+    theirs: int = 32
+    target: float = 1.0
+    method: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is measured."""
+        inputs = "one sequence" if self.kind != "mlp" else "one input"
+        inputs = inputs if self.batch == 1 else f"batch {self.batch}"
+        tanh = " tanh" if self.kind in {"rnn", "mlp"} else ""
+        return f"{self.kind.upper()}{tanh} {self.width}, {inputs}{', ' + self.method if self.method else ''}"
 
 
-def jax_mlp(width: int, depth: int = DEPTH) -> Callable[[int, int], np.ndarray]:
-    """A jitted function of (realizations, seed) that does the same."""
-    import jax
-    import jax.numpy as jnp
-
-    def one(key):
-        k_input, k_probe, k_weights = jax.random.split(key, 3)
-        x0 = jax.random.normal(k_input, (width,))
-        v = jax.random.normal(k_probe, (width,))
-        v = v / jnp.linalg.norm(v)
-        keys = jax.random.split(k_weights, depth)
-
-        def forward(x, k):
-            w = jax.random.normal(k, (width, width)) * (GAIN / math.sqrt(width))
-            y = jnp.tanh(w @ x)
-            return y, (x, y, jnp.sum(y * y))
-
-        _, (before, after, norms) = jax.lax.scan(forward, x0, keys)
-
-        def backward(carry, step):
-            g, scale = carry
-            k, x, y = step
-            w = jax.random.normal(k, (width, width)) * (GAIN / math.sqrt(width))  # drawn again: storing them all is slower
-            delta = g * (1 - y * y)
-            g = delta @ w
-            size = jnp.linalg.norm(g)
-            scale = scale + jnp.log(size)
-            return (g / size, scale), (scale, jnp.sum(delta * delta) * jnp.sum(x * x))
-
-        (_, scale), rows = jax.lax.scan(backward, (v, 0.0), (keys, before, after), reverse=True)
-        return scale, norms, rows
-
-    batched = jax.jit(jax.vmap(one))
-
-    def run(realizations: int, seed: int) -> np.ndarray:
-        keys = jax.random.split(jax.random.key(seed), realizations)
-        return np.asarray(jax.block_until_ready(batched(keys))[0])
-
-    return run
+ROWS = {
+    "rnn64": Row("rnn", 64, ours=400, theirs=64, target=5),
+    "rnn128": Row("rnn", 128, ours=200, theirs=32, target=5),
+    "lstm64": Row("lstm", 64, ours=200, theirs=32, target=4),
+    "lstm128": Row("lstm", 128, ours=60, theirs=16, target=2.5),
+    "lstm256": Row("lstm", 256, ours=16, theirs=8, target=2),
+    "gru64": Row("gru", 64, ours=200, theirs=32, target=8),
+    "gru128": Row("gru", 128, ours=80, theirs=16, target=5),
+    "lstm128_batch32": Row("lstm", 128, batch=32, ours=4, theirs=2, target=3),
+    "gru128_batch32": Row("gru", 128, batch=32, ours=4, theirs=2, target=3),
+    "mlp256_dense": Row("mlp", 256, ours=16, theirs=4, target=8, method="dense"),
+    "mlp256_dense_batch64": Row("mlp", 256, batch=64, ours=8, theirs=4, target=4, method="dense"),
+    "mlp256_given": Row("mlp", 256, ours=256, theirs=256, target=5, method="given"),
+    "mlp64": Row("mlp", 64, ours=2000, theirs=32, method="conditional"),
+    "mlp256": Row("mlp", 256, ours=500, theirs=4, method="conditional"),
+    "mlp1024": Row("mlp", 1024, ours=100, theirs=2, method="conditional"),
+}
 
 
-def fastgrad_mlp(width: int, realizations: int, seed: int, depth: int = DEPTH, method: str = "conditional") -> np.ndarray:
-    """The same by fastgrad, all variables recorded."""
-    network = fg.MLP(depth, width, weights=fg.Normal(GAIN))
-    data = fg.measure(network, realizations=realizations, rng=seed, method=method, threads=2)
-    return data.gradient_log_norm.values[:, 0]
+# --- the jobs ----------------------------------------------------------------------------------------------------------------------
 
 
-def best_time(function: Callable[[], object], repeat: int) -> float:
-    """Least seconds of several calls, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def our_recurrent(row: Row, realizations: int) -> Callable[[], object]:
+    """fastgrad's call."""
+    network = NETWORKS[row.kind](STEPS, row.width)
+    inputs = None if row.batch == 1 else np.random.default_rng(0).standard_normal((STEPS, row.batch, row.width), dtype=np.float32)
+    return lambda: fg.measure(network, inputs=inputs, realizations=realizations, rng=1, record=STEP_RECORD, threads=2)
 
 
-def two_processes(pool: ProcessPoolExecutor, job: Callable[..., object], realizations: int) -> None:
-    """The job in halves."""
-    list(pool.map(job, [realizations // 2] * 2, [1, 2]))
+def peer_recurrent(row: Row, pool: TwoProcesses, with_jax: bool) -> Jobs:
+    """The peers' calls."""
+    from peers import torch_recurrent
 
-
-def _torch_half(width: int, realizations: int, seed: int) -> float:
-    return float(torch_mlp(width, realizations, seed, 1).sum())
-
-
-def row(width: int, theirs: int, ours: int, repeat: int, with_jax: bool) -> None:
-    """Print one line of the table."""
-    per_layer = 1e6 / DEPTH
-    sample = fastgrad_mlp(width, 64, 1, depth=20)
-    other = np.concatenate([torch_mlp(width, 16, seed, 2, depth=20) for seed in range(4)])
-    spread = math.hypot(sample.std() / 8, other.std() / 8)
-    assert abs(sample.mean() - other.mean()) < 6 * spread, (sample.mean(), other.mean(), spread)
-    mine = best_time(lambda: fastgrad_mlp(width, ours, 1), repeat) / ours * per_layer
-    times = {"torch, 2 threads": best_time(lambda: torch_mlp(width, theirs, 1, 2), min(repeat, 3)) / theirs * per_layer}
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        half = partial(_torch_half, width)
-        times["torch, 2 processes"] = best_time(lambda: two_processes(pool, half, theirs), min(repeat, 3)) / theirs * per_layer
+    what = (row.kind, row.width, row.batch, STEPS)
+    jobs: Jobs = {}
+    few = 4 if row.batch == 1 else 2
+    for asks in (False, True):
+        name = f"torch fused{' with weight gradients' if asks else ''}"
+        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.fused, *what, asks, 2, few, 1), few
+        jobs[f"{name}, 2 processes"] = pool.halves(partial(torch_recurrent.fused, *what, asks, 1), few), few
+    for at_once in {max(1, row.theirs // 4), row.theirs}:
+        name = f"torch batched over {at_once}"
+        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.batched_job, *what, at_once, 2, row.theirs, 1), row.theirs
+        jobs[f"{name}, 2 processes"] = pool.halves(partial(torch_recurrent.batched_job, *what, at_once, 1), 2 * at_once), 2 * at_once
     if with_jax:
-        run = jax_mlp(width)
-        times["jax"] = best_time(lambda: run(theirs, 1), min(repeat, 3)) / theirs * per_layer
-    peers = ", ".join(f"{name} {value:.4g}" for name, value in times.items())
-    fastest = min(times, key=lambda name: times[name])
-    print(f"MLP tanh width {width:5d}, one input: fastgrad {mine:.4g} us per layer; {peers}; {times[fastest] / mine:,.0f}x the {fastest}", flush=True)
+        from peers import jax_nets
+
+        jobs |= _both(pool, "jax", partial(jax_nets.recurrent_job, *what), row.theirs)
+    return jobs
 
 
-ROWS = {"mlp64": (64, 32, 2000), "mlp256": (256, 4, 500), "mlp1024": (1024, 2, 100)}
+def _both(pool: TwoProcesses, name: str, job: Callable[[int, int], object], realizations: int) -> Jobs:
+    return {name: (partial(job, realizations, 1), realizations), f"{name}, 2 processes": (pool.halves(job, realizations), realizations)}
+
+
+def our_mlp(row: Row, realizations: int, depth: int = STEPS, seed: int = 1) -> Callable[[], Any]:
+    """fastgrad's call."""
+    network = fg.MLP(depth, row.width, weights=fg.Normal(GAIN))
+    inputs = None if row.batch == 1 else np.random.default_rng(0).standard_normal((row.batch, row.width), dtype=np.float32)
+    options: dict[str, Any] = {"method": row.method}
+    if row.method == "given":
+        rng = np.random.default_rng(0)
+        scale = np.float32(GAIN / math.sqrt(row.width))
+        options = {"weights": {f"{k}.weight": rng.standard_normal((row.width, row.width), dtype=np.float32) * scale for k in range(depth)}}
+    return lambda: fg.measure(network, inputs=inputs, realizations=realizations, rng=seed, record=MLP_RECORD, threads=2, **options)
+
+
+def peer_mlp(row: Row, pool: TwoProcesses, with_jax: bool) -> Jobs:
+    """The peers' calls."""
+    from peers import torch_mlp
+
+    n = row.theirs
+    if row.method == "given":
+        what: tuple[int, ...] = (row.width, STEPS)
+        torch_job: Callable[..., object] = torch_mlp.given_job
+    else:
+        what = (row.width, row.batch, STEPS)
+        torch_job = torch_mlp.drawn
+    jobs: Jobs = {"torch, 2 threads": (partial(torch_job, *what, 2, n, 1), n)}
+    jobs["torch, 2 processes"] = pool.halves(partial(torch_job, *what, 1), n), n
+    if with_jax:
+        from peers import jax_nets
+
+        jobs |= _both(pool, "jax", partial(jax_nets.given_job if row.method == "given" else jax_nets.mlp_job, *what), n)
+    return jobs
+
+
+# --- answers first -----------------------------------------------------------------------------------------------------------------
+
+
+def check_recurrent(kind: str, with_jax: bool) -> None:
+    """The same weights, inputs and loss: the same norms at every step."""
+    import torch
+    from peers import torch_recurrent
+
+    n, steps, batch, width = 3, 25, 2, 20
+    generator = torch.Generator().manual_seed(1)
+    weights = torch_recurrent.draw(kind, width, n, generator)
+    x = torch.randn(steps, n, batch, width, generator=generator)
+    v = torch.ones(n, batch, width)
+    answers = [torch_recurrent.batched(kind, weights, x, v)]
+    if with_jax:
+        from peers import jax_nets
+
+        arrays = {name: value.numpy() for name, value in weights.items()}
+        states, logs = jax_nets.recurrent(kind)(arrays, x.permute(1, 0, 2, 3).numpy(), v.numpy())
+        last = np.full((n, 1), math.log(v[0].norm()))
+        answers.append((np.concatenate((np.full((n, 1), -np.inf), states), 1), np.concatenate((logs, last), 1)))
+    for k in range(n):
+        mine = {name: value[k].numpy() for name, value in weights.items()}
+        ours = fg.measure(NETWORKS[kind](steps, width), weights=mine, inputs=x[:, k].numpy(), loss="sum", realizations=1, rng=0, record=STEP_RECORD)
+        module = torch_recurrent.MODULES[kind](width, width)
+        module.load_state_dict({name: value[k] for name, value in weights.items()})
+        fused = torch_recurrent.fused_gradient(module, x[:, k], v[k], width).norm().log()
+        np.testing.assert_allclose(ours.gradient_log_norm[0, 0], fused, atol=1e-4)
+        for states, gradients in answers:
+            np.testing.assert_allclose(ours.activation_log_norm[0], states[k], atol=1e-4)
+            np.testing.assert_allclose(ours.gradient_log_norm[0], gradients[k], atol=1e-4)
+
+
+def check_given_mlp(with_jax: bool) -> None:
+    """The same weights, inputs and loss: the same norms at every layer."""
+    import torch
+    from peers import torch_mlp
+
+    n, depth, width = 3, 30, 24
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(depth, width, width, generator=generator) * (GAIN / math.sqrt(width))
+    x, v = torch.randn(n, width, generator=generator), torch.ones(n, width)
+    answers = [torch_mlp.given(weights, x, v, 2)]
+    if with_jax:
+        from peers import jax_nets
+
+        logs = np.asarray(jax_nets.given_mlp(weights.numpy(), x.numpy(), v.numpy())[0])
+        answers.append(np.concatenate((logs, np.zeros((n, 1))), 1))
+    state = {f"{k}.weight": w.numpy() for k, w in enumerate(weights)}
+    for k in range(n):
+        ours = fg.measure(fg.MLP(depth, width), weights=state, inputs=x[k].numpy(), loss="sum", realizations=1, rng=0, record=MLP_RECORD)
+        for logs in answers:
+            np.testing.assert_allclose(ours.gradient_log_norm[0] - 0.5 * math.log(width), logs[k], atol=1e-4)
+
+
+def check_drawn_mlp(row: Row, with_jax: bool) -> None:
+    """Other random numbers, the same law: means within six standard errors."""
+    from peers import torch_mlp
+
+    depth = 20
+    mine = our_mlp(row, 64, depth)().gradient_log_norm.values[:, 0]
+    others = [np.concatenate([torch_mlp.drawn(row.width, row.batch, depth, 2, 16, seed)[:, 0] for seed in range(4)])]
+    if with_jax:
+        from peers import jax_nets
+
+        others.append(np.concatenate([jax_nets.mlp_job(row.width, row.batch, depth, 16, seed)[:, 0] for seed in range(4)]))
+    for other in others:
+        spread = math.hypot(mine.std() / 8, other.std() / 8)
+        assert abs(mine.mean() - other.mean()) < 6 * spread, (mine.mean(), other.mean(), spread)
+
+
+# --- the table ---------------------------------------------------------------------------------------------------------------------
+
+
+def measured(row: Row, pool: TwoProcesses, with_jax: bool, repeat: int) -> dict[str, Any]:
+    """Answers compared, then all timed: microseconds per step and realization."""
+    scale = 1e6 / STEPS
+    if row.kind == "mlp":
+        check_given_mlp(with_jax) if row.method == "given" else check_drawn_mlp(row, with_jax)
+        ours, jobs = our_mlp(row, row.ours), peer_mlp(row, pool, with_jax)
+    else:
+        check_recurrent(row.kind, with_jax)
+        ours, jobs = our_recurrent(row, row.ours), peer_recurrent(row, pool, with_jax)
+    mine = best_time(ours, repeat) / row.ours * scale
+    peers = {name: best_time(job, repeat) / n * scale for name, (job, n) in jobs.items()}
+    mine = min(mine, best_time(ours, repeat) / row.ours * scale)  # once more, so that a busy spell in between hits both
+    best = min(peers, key=lambda name: peers[name])
+    return {"row": row.title, "fastgrad": mine, "peers": peers, "best peer": best, "ratio": peers[best] / mine, "target": row.target}
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and save it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--no-jax", action="store_true")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save all times")
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, {DEPTH} layers")
-    for name in options.rows:
-        row(*ROWS[name], options.repeat, not options.no_jax)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, {STEPS} layers or steps; microseconds per layer or step and realization")
+    results = {}
+    with TwoProcesses() as pool:
+        for name in options.rows:
+            result = results[name] = measured(ROWS[name], pool, not options.no_jax, options.repeat)
+            print(f"{result['row']:38} fastgrad {result['fastgrad']:9.3f}  {result['ratio']:7.2f}x the best peer (aim {result['target']:g}x)")
+            for peer, value in sorted(result["peers"].items(), key=lambda item: item[1]):
+                print(f"{'':38} {value:18.3f}  {peer}", flush=True)
+    if options.json:
+        facts = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine(), "python": sys.version.split()[0], "steps": STEPS}
+        options.json.write_text(json.dumps({"machine": facts, "microseconds": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

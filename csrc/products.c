@@ -33,8 +33,8 @@
 
 /* Resolvers run while the library is being loaded, before a sanitizer's own set-up. */
 #define FG_EARLY __attribute__((no_sanitize("address", "undefined"), unused))
-#define CHOOSE(name, ARGS)                                                                                          \
-    FG_EARLY static void (*choose_##name(void))(ARGS)                                                               \
+#define CHOOSE(returns, name, ARGS)                                                                                      \
+    FG_EARLY static returns (*choose_##name(void))(ARGS)                                                               \
     {                                                                                                               \
         __builtin_cpu_init();                                                                                       \
         if (__builtin_cpu_supports("x86-64-v4"))                                                                    \
@@ -43,7 +43,7 @@
             return name##_v3;                                                                                       \
         return name##_base;                                                                                         \
     }                                                                                                               \
-    void fg1_##name(ARGS) __attribute__((ifunc("choose_" #name)));
+    returns fg1_##name(ARGS) __attribute__((ifunc("choose_" #name)));
 
 #else
 
@@ -53,13 +53,17 @@
 #endif
 
 #ifdef FG_LEVELS
-CHOOSE(transposed_f32, FG_TRANSPOSED_ARGS(float))
-CHOOSE(transposed_f64, FG_TRANSPOSED_ARGS(double))
-CHOOSE(dot_f32, FG_DOT_ARGS(float))
-CHOOSE(dot_f64, FG_DOT_ARGS(double))
+CHOOSE(void, transposed_f32, FG_TRANSPOSED_ARGS(float))
+CHOOSE(void, transposed_f64, FG_TRANSPOSED_ARGS(double))
+CHOOSE(void, dot_f32, FG_DOT_ARGS(float))
+CHOOSE(void, dot_f64, FG_DOT_ARGS(double))
+CHOOSE(double, outer_f32, FG_OUTER_ARGS(float))
+CHOOSE(double, outer_f64, FG_OUTER_ARGS(double))
 #else
 void fg1_transposed_f32(FG_TRANSPOSED_ARGS(float)) { transposed_f32_base(FG_PASS_TRANSPOSED); }
 void fg1_transposed_f64(FG_TRANSPOSED_ARGS(double)) { transposed_f64_base(FG_PASS_TRANSPOSED); }
 void fg1_dot_f32(FG_DOT_ARGS(float)) { dot_f32_base(FG_PASS_DOT); }
 void fg1_dot_f64(FG_DOT_ARGS(double)) { dot_f64_base(FG_PASS_DOT); }
+double fg1_outer_f32(FG_OUTER_ARGS(float)) { return outer_f32_base(B, M, N, D, X); }
+double fg1_outer_f64(FG_OUTER_ARGS(double)) { return outer_f64_base(B, M, N, D, X); }
 #endif

@@ -39,6 +39,12 @@
     int64_t B, int64_t M, int64_t K, const REAL *A, int64_t lda, const REAL *X, int64_t xb, REAL *out, int64_t yb,  \
         int64_t accumulate
 
+/* sum_{a,b} (d_a . d_b)(x_a . x_b) = || sum_b d_b x_b^T ||^2 for contiguous rows D (B, M), X (B, N); or -1 where the sum is so far below that over
+ * a = b (1e-2 of it in float32, 1e-4 in float64) that rounding would show. */
+#define FG_OUTER_ARGS(REAL) int64_t B, int64_t M, int64_t N, const REAL *D, const REAL *X
+
+FG_EXPORT double fg1_outer_f32(FG_OUTER_ARGS(float));
+FG_EXPORT double fg1_outer_f64(FG_OUTER_ARGS(double));
 FG_EXPORT void fg1_transposed_f32(FG_TRANSPOSED_ARGS(float));
 FG_EXPORT void fg1_transposed_f64(FG_TRANSPOSED_ARGS(double));
 FG_EXPORT void fg1_dot_f32(FG_DOT_ARGS(float));

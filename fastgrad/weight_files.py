@@ -274,14 +274,14 @@ def _as_floats(key: str, value: Any) -> Array:
 
 
 def _ready(key: str, array: Array, dtype: DTypeLike) -> Array:
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
+    if not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))
         place, value = ", ".join(map(str, bad[0])), array[tuple(bad[0])]
         rest = f"every weight must be finite ({len(bad):,} are not)"
         raise ValueError(f"weights[{key!r}][{place}] is {value}: {rest}")
     with np.errstate(over="ignore"):  # reported in the next lines
         ready = np.ascontiguousarray(array, dtype=dtype)
-    if not np.isfinite(ready).all():
+    if ready.dtype.itemsize < array.dtype.itemsize and not np.isfinite(ready).all():
         largest = np.abs(array).max()
         beyond = f"beyond the range of {ready.dtype}; use dtype='float64'"
         raise ValueError(f"weights[{key!r}] reaches {largest:g}, {beyond}")

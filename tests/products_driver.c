@@ -52,9 +52,41 @@ static long cases, wrong;
 CHECK(float, f32, 1.2e-7)
 CHECK(double, f64, 2.3e-16)
 
+#define CHECK_OUTER(REAL, name, EPSILON)                                                                                     \
+    static void check_outer_##name(int64_t B, int64_t M, int64_t N, double (*outer)(FG_OUTER_ARGS(REAL)))           \
+    {                                                                                                               \
+        REAL *D = malloc(sizeof(REAL) * (size_t)(B * M)), *X = malloc(sizeof(REAL) * (size_t)(B * N));              \
+        for (int64_t j = 0; j < B * M; j++)                                                                         \
+            D[j] = (REAL)number();                                                                                  \
+        for (int64_t j = 0; j < B * N; j++)                                                                         \
+            X[j] = (REAL)number();                                                                                  \
+        long double sum = 0;                                                                                        \
+        for (int64_t i = 0; i < M; i++)                                                                             \
+            for (int64_t j = 0; j < N; j++) {                                                                       \
+                long double entry = 0;                                                                              \
+                for (int64_t b = 0; b < B; b++)                                                                     \
+                    entry += (long double)D[b * M + i] * X[b * N + j];                                              \
+                sum += entry * entry;                                                                               \
+            }                                                                                                       \
+        const double fg_value = outer(B, M, N, D, X);                                                               \
+        wrong += fg_value != -1.0 && !(fabsl(fg_value - sum) <= 20 * EPSILON * (double)(B * B * M * N));                               \
+        for (int64_t j = 0; j < B * M; j++)   /* two rows that cancel but for rounding */                           \
+            D[j] = (REAL)(B == 2 ? (j < M ? 1 : -1) : 0);                                                           \
+        for (int64_t j = 0; j < B * N; j++)                                                                         \
+            X[j] = 1;                                                                                               \
+        wrong += B == 2 && outer(B, M, N, D, X) != -1.0;                                                            \
+        cases++;                                                                                                    \
+        free(D), free(X);                                                                                           \
+    }
+
+CHECK_OUTER(float, f32, 1.2e-7)
+CHECK_OUTER(double, f64, 2.3e-16)
+
 #define LEVEL_CASE(level)                                                                                           \
     check_f32(B, M, K, gap, add, transposed_f32_##level, dot_f32_##level);                                          \
-    check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level)
+    check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level);                                          \
+    check_outer_f32(B, M, K, outer_f32_##level);                                                                    \
+    check_outer_f64(B, M, K, outer_f64_##level)
 
 static void all_levels(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add)
 {

@@ -183,3 +183,20 @@ def test_attributes_are_enough_to_run_it_again(baseline):
         )
         assert_same_bytes(again, ds)
         assert ds.attrs["stream"] == "v1"
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_given_weights_whoever_shares_a_product(batch):
+    """Realizations with given weights go through the layers in groups: who else is in the group must not matter."""
+    depth, width = 40, 19
+    rng = np.random.default_rng(5)
+    weights = {f"{k}.weight": rng.standard_normal((width, width)) * 3.0 / width**0.5 for k in range(depth)}
+    weights |= {f"{k}.bias": rng.standard_normal(width) for k in range(depth)}
+    inputs = None if batch is None else rng.standard_normal((batch, width))
+    options = {"weights": weights, "inputs": inputs, "rng": 4, "dtype": "float32"}
+    network = fg.MLP(depth, width, activation="softplus", bias_std=1.0)
+    whole = fg.measure(network, realizations=70, threads=1, **options)
+    for realizations, threads in ((1, 1), (7, 1), (33, 3)):
+        part = fg.measure(network, realizations=realizations, threads=threads, **options)
+        for name in part.data_vars:
+            assert np.array_equal(part[name].values, whole[name].values[:realizations], equal_nan=True), name

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fastgrad.engine import conditional_problem, mlp_problem, recurrent_problem
 from fastgrad.engine.parameter_gradients import TOTAL_VARIABLES
+from fastgrad.engine.room import release
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 
@@ -27,11 +28,13 @@ class Engine(NamedTuple):
     """What the driver asks of a method.
 
     run : (task, first, count) -> BlockResult.  workspace_bytes, work : task -> bytes per worker, nanoseconds per realization.
+    together : task -> how many realizations are fastest in one block, where that is more than one.
     """
 
     run: Callable[[Task, int, int], BlockResult]
     workspace_bytes: Callable[[Task], int]
     work: Callable[[Task], float]
+    together: Callable[[Task], int] = lambda task: 1
 
 
 def engine_of(task: Task) -> Engine:
@@ -40,11 +43,19 @@ def engine_of(task: Task) -> Engine:
         return Engine(recurrent_problem.run_recurrent, recurrent_problem.workspace_bytes, recurrent_problem.work)
     if task.method == "conditional":
         return Engine(conditional_problem.run_conditional_mlp, conditional_problem.workspace_bytes, conditional_problem.work)
-    return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work)
+    return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work, mlp_problem.together)
 
 
 def run_block(task: Task, first: int, count: int) -> BlockResult:
-    """Run realizations first … first + count - 1 of a task."""
+    """Run realizations first … first + count - 1 of a task, and keep nothing."""
+    try:
+        return _run_one_of_many(task, first, count)
+    finally:
+        release(task)
+
+
+def _run_one_of_many(task: Task, first: int, count: int) -> BlockResult:
+    """`run_block` that leaves its working arrays to the thread's next block (`fastgrad.engine.room`)."""
     return engine_of(task).run(task, first, count)
 
 
@@ -60,7 +71,8 @@ def default_threads() -> int:
 
 def block_size(task: Task, realizations: int, workers: int) -> int:
     """Realizations in a block: about BLOCK_SECONDS of work, but enough blocks for every worker."""
-    by_time = BLOCK_SECONDS / (engine_of(task).work(task) * 1e-9)
+    engine = engine_of(task)
+    by_time = max(BLOCK_SECONDS / (engine.work(task) * 1e-9), engine.together(task))
     return max(1, min(math.ceil(realizations / workers), int(min(by_time, 1e9)), 100_000))
 
 
@@ -127,18 +139,25 @@ def run_task(
 
     blocks = ((first, min(size, realizations - first)) for first in range(0, realizations, size))
     if executor is None and (workers == 1 or size >= realizations):
-        for first, n in blocks:
-            keep(first, run_block(task, first, n))
+        try:
+            for first, n in blocks:
+                keep(first, _run_one_of_many(task, first, n))
+        finally:
+            release(task)
     elif executor is None:
-        with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:
-            _submit_all(pool, task, blocks, 2 * workers, keep)
+        try:
+            with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
+                _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
+        finally:
+            release(task)
     else:
-        _submit_all(executor, task, blocks, 4 * max(workers, default_threads()), keep)
+        _submit_all(executor, run_block, task, blocks, 4 * max(workers, default_threads()), keep)
     return arrays, left
 
 
 def _submit_all(
     executor: Executor,
+    run: Callable[[Task, int, int], BlockResult],
     task: Task,
     blocks: Iterator[tuple[int, int]],
     in_flight: int,
@@ -149,7 +168,7 @@ def _submit_all(
     try:
         while True:
             for first, n in blocks:
-                pending[executor.submit(run_block, task, first, n)] = first
+                pending[executor.submit(run, task, first, n)] = first
                 if len(pending) >= in_flight:
                     break
             if not pending:

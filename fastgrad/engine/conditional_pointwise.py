@@ -21,8 +21,8 @@ from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
-from fastgrad.engine.vector_width import wide_vectors
 from fastgrad.engine.views import vector_at
+from fastgrad.engine.wide import widest_vectors
 from fastgrad.jit import INLINE, REDUCTION_FLAGS, register_jitable
 
 SQUARES, NOISE, G_SQUARES, DELTA_SQUARES, DELTA_Z, TOP = range(6)  # sums of x^2, x z', g^2, delta^2, delta z; largest |g|
@@ -59,7 +59,7 @@ def phi_addresses(activation: str, dtype: str) -> PhiCode:
     pair = ACTIVATIONS[activation].pair
 
     def forward_loop(count, n, gap, sums, spread, factor, z_rows):
-        wide_vectors()
+        widest_vectors()
         for k in range(count):
             z = vector_at(z_rows, k * gap, n)
             s, f = spread[k], factor[k]
@@ -70,7 +70,7 @@ def phi_addresses(activation: str, dtype: str) -> PhiCode:
             sums[SUMS * k + SQUARES] = squares
 
     def backward_loop(count, n, gap, sums, spread, factor, z_rows, noise_rows, x_rows, slope_rows):
-        wide_vectors()
+        widest_vectors()
         for k in range(count):
             z, noise = vector_at(z_rows, k * gap, n), vector_at(noise_rows, k * gap, n)
             x, slope = vector_at(x_rows, k * gap, n), vector_at(slope_rows, k * gap, n)
@@ -92,7 +92,7 @@ def step_address(dtype: str) -> int:
     """The loop of `step`."""
 
     def step_loop(count, n, gap, sums, a_rows, b_rows, x_rows, noise_rows, slope_rows, z_rows):
-        wide_vectors()
+        widest_vectors()
         for k in range(count):
             x, noise = vector_at(x_rows, k * gap, n), vector_at(noise_rows, k * gap, n)
             slope, z = vector_at(slope_rows, k * gap, n), vector_at(z_rows, k * gap, n)

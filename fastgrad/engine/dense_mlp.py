@@ -1,6 +1,10 @@
-"""Forward and backward through an MLP with explicit weights, one realization after another.
+"""Forward and backward through an MLP with explicit weights.
 
-Letters: L layers, B inputs, n_l width of layer l, R realizations of the block, K kept layers.
+Realizations that draw their weights run one after another. With given weights they share them, so a group of realizations goes through each layer
+together, one product for all of them: a layer's weights are then read once for the group. The products add in an order that does not depend on
+who else is in the group, so results do not either.
+
+Letters: L layers, B inputs, n_l width of layer l, R realizations of the block, K kept layers, Q realizations of a group.
 
     forward    h_l = W_l x_{l-1} + b_l,  x_l = phi(h_l)
     backward   delta_l = phi'(h_l) * g_l,  g_{l-1} = W_l^T delta_l,  dl/dW_l = delta_l^T x_{l-1},  dl/db_l = sum over inputs of delta_l
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgrad.engine.aligned import aligned_empty, whole_lines
 from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_matrix, draw_probe, draw_vector
@@ -70,7 +75,7 @@ class Block(NamedTuple):
 
     first, count : realizations.  key : two uint32.  inputs : (B, n_0), or (B, 0) to draw them.  unit_probe : v on the unit sphere, else ones.
     keep_weights : hold all weights between the passes, else draw them twice.  slots : (L + 1,) int64, column of layer l in the output or -1.
-    columns : (5,) int64, row of each of VARIABLES in the output or -1.
+    columns : (5,) int64, row of each of VARIABLES in the output or -1.  together : realizations of a group, 1 where weights are drawn.
     """
 
     first: int
@@ -81,14 +86,16 @@ class Block(NamedTuple):
     keep_weights: bool
     slots: Any
     columns: Any
+    together: int
 
 
 class Work(NamedTuple):
     """Arrays that one block works in; D: sum of all widths, W: largest width, each times B.
 
-    states, slopes : (D,) x and phi'(h) of all layers.  exponents, gradient_exponents : (L + 1,) int64, of x and g.  h : (W,).  bias : (rows,
-    largest width + SLACK), shifted_bias : (largest width,).  deltas : (rows, W).  gradients : (rows, W + SLACK).  weights : drawn W_l, all of
-    them or one at a time, + SLACK.
+    states, slopes : (Q D,) x and phi'(h), layer by layer, in each the realizations of the group.  exponents, gradient_exponents : (L + 1, Q)
+    int64, of x and g.  h : (Q W,).  bias : (rows, largest width + SLACK), shifted_bias : (largest width,).  deltas : (rows, Q W).
+    gradients : (rows, Q W).  weights : drawn W_l, all of them or one at a time, + SLACK.  vector : (W + SLACK,), an input or a direction as
+    it is drawn.
 
     Layers take the rows of ``bias``, ``deltas`` and ``gradients`` in turn, so with L + 1 rows everything is still there afterwards.
     """
@@ -103,26 +110,38 @@ class Work(NamedTuple):
     deltas: Any
     gradients: Any
     weights: Any
+    vector: Any
 
 
-def work_arrays(layers: Layers, batch: int, keep_weights: bool, keep_all: bool = False) -> Work:
+GROUP_ROWS = 64  # inputs of all realizations of a group: beyond, sharing the weights gains nothing more
+GROUP_BYTES = 128 * 2**20  # and the states of a group take more than this
+
+
+def group_size(units: int, batch: int, itemsize: int) -> int:
+    """How many realizations with given weights go through the layers together; units: the sum of all widths."""
+    return max(1, min(GROUP_ROWS // batch, GROUP_BYTES // (2 * units * batch * itemsize)))
+
+
+def work_arrays(layers: Layers, batch: int, together: int, keep_weights: bool, keep_all: bool = False) -> Work:
     """Room for a block; ``keep_all``: nothing of the last realization is overwritten."""
     dtype = layers.weights.dtype
     length, widest = layers.widths.size, int(layers.widths.max())
-    units = int(layers.state_offsets[-1]) * batch
+    units = int(layers.state_offsets[-1])
     sizes = np.diff(layers.weight_offsets)
     drawn = 0 if layers.weights.size else int(sizes.sum() if keep_weights else sizes.max())
+    rows = together * batch
     return Work(
-        states=np.empty(units, dtype),
-        slopes=np.empty(units, dtype),
-        exponents=np.zeros(length, dtype=np.int64),
-        gradient_exponents=np.zeros(length, dtype=np.int64),
-        h=np.empty(batch * widest, dtype),
-        bias=np.empty((length if keep_all else 1, widest + SLACK), dtype),
-        shifted_bias=np.empty(widest, dtype),
-        deltas=np.empty((length if keep_all else 1, batch * widest), dtype),
-        gradients=np.empty((length if keep_all else 2, batch * widest + SLACK), dtype),
-        weights=np.empty(drawn + SLACK, dtype),
+        states=aligned_empty(rows * units, dtype),
+        slopes=aligned_empty(rows * units, dtype),
+        exponents=np.zeros((length, together), np.int64),
+        gradient_exponents=np.zeros((length, together), np.int64),
+        h=aligned_empty(rows * widest, dtype),
+        bias=aligned_empty((length if keep_all else 1, whole_lines(widest + SLACK)), dtype),
+        shifted_bias=aligned_empty(widest, dtype),
+        deltas=aligned_empty((length if keep_all else 1, whole_lines(rows * widest)), dtype),
+        gradients=aligned_empty((length if keep_all else 2, whole_lines(rows * widest)), dtype),
+        weights=aligned_empty(drawn + SLACK, dtype),
+        vector=aligned_empty(batch * widest + SLACK, dtype),
     )
 
 
@@ -231,52 +250,75 @@ def _renormalise(x, top, exponent):
 
 @register_jitable(error_model="numpy")
 def _record_gradient(out, columns, slots, k, layer, g, exponent):
-    put(out, columns, slots, GRADIENT, k, layer, log_norm_of(g, exponent))
-    put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(g), exponent))
+    if columns[GRADIENT] >= 0:
+        put(out, columns, slots, GRADIENT, k, layer, log_norm_of(g, exponent))
+    if columns[GRADIENT_MAX] >= 0:
+        put(out, columns, slots, GRADIENT_MAX, k, layer, log_size(largest(g), exponent))
 
 
 @register_jitable(error_model="numpy")
-def _forward(one, phi, layers, block, work, out, k):
-    """Realization k of the block from the input up; returns -1 or the first layer that left the number range."""
-    batch = block.inputs.shape[0]
-    realization = block.first + k
-    columns, slots = block.columns, block.slots
-    widths, starts = layers.widths, layers.state_offsets
-    states, exponents = work.states, work.exponents
-    given = layers.weights.size > 0
-    stored = layers.weights if given else work.weights
+def _any_inside(left, start, count):
+    """Whether a realization of the group is still inside the number range."""
+    inside = False
+    for k in range(start, start + count):
+        inside = inside or left[k] < 0
+    return inside
 
-    x = vector_at(states, 0, batch * widths[0])
+
+@register_jitable(error_model="numpy")
+def _start(one, layers, block, work, out, k, q):
+    """The input of realization k of the block, place q of its group, into the first states."""
+    batch = block.inputs.shape[0]
+    x = vector_at(work.states, q * batch * layers.widths[0], batch * layers.widths[0])
     if block.inputs.shape[1] > 0:
         copy(as_vector(block.inputs), x)
     else:
-        drawn = work.gradients[0]
-        draw_vector(drawn, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-        copy(drawn, x)
-    exponents[0] = 0
-    put(out, columns, slots, ACTIVATION, k, 0, log_norm_of(x, 0))
+        draw_vector(work.vector, x.size, NORMAL, one, address(Role.INPUT, 0, 0, block.first + k), block.key)
+        copy(vector_at(work.vector, 0, x.size), x)
+    work.exponents[0, q] = 0
+    put(out, block.columns, block.slots, ACTIVATION, k, 0, log_norm_of(x, 0))
+
+
+@register_jitable(error_model="numpy")
+def _forward(one, phi, layers, block, work, out, left, start, count):
+    """Realizations start … start + count - 1 of the block from the input up; ``left``: -1, or the first layer that left the number range."""
+    batch = block.inputs.shape[0]
+    widths = layers.widths
+    states, exponents = work.states, work.exponents
+    places = exponents.shape[1]
+    given = layers.weights.size > 0
+    stored = layers.weights if given else work.weights
+    for q in range(count):
+        left[start + q] = -1
+        _start(one, layers, block, work, out, start + q, q)
     for layer in range(1, widths.size):
+        if not _any_inside(left, start, count):
+            return
         m, n = widths[layer - 1], widths[layer]
-        start = layers.weight_offsets[layer] if given or block.keep_weights else 0
+        weights = matrix_at(stored, layers.weight_offsets[layer] if given or block.keep_weights else 0, n, m)
         if not given:
-            _draw_weights(one, layers, vector_at(stored, start, n * m), realization, layer, block.key)
+            _draw_weights(one, layers, as_vector(weights), block.first + start, layer, block.key)
         bias = work.bias[layer % work.bias.shape[0]]
-        biased = _bias_vector(one, layers, bias, realization, layer, block.key)
-        h = as_matrix(work.h, batch, n)
-        product(matrix_at(stored, start, n, m), as_matrix(x, batch, m), h, False)
-        x = vector_at(states, starts[layer] * batch, batch * n)
-        slope = matrix_at(work.slopes, starts[layer] * batch, batch, n)
+        biased = _bias_vector(one, layers, bias, block.first + start, layer, block.key)
+        below = places * batch * layers.state_offsets[layer - 1]
+        product(weights, matrix_at(states, below, count * batch, m), as_matrix(work.h, count * batch, n), False)
         plain = layers.linear_output and layer == widths.size - 1
         shifted = vector_at(work.shifted_bias, 0, n)
-        exponent = _activate_layer(
-            one, phi, plain, exponents[layer - 1], vector_at(bias, 0, n), biased, shifted, h, as_matrix(x, batch, n), slope
-        )
-        exponents[layer] = exponent
-        size = log_norm_of(x, exponent)
-        if not size < math.inf:  # NaN too
-            return layer
-        put(out, columns, slots, ACTIVATION, k, layer, size)
-    return -1
+        here = places * batch * layers.state_offsets[layer]
+        for q in range(count):
+            if left[start + q] >= 0:
+                continue
+            at, size = here + q * batch * n, batch * n
+            h, x, slope = matrix_at(work.h, q * size, batch, n), matrix_at(states, at, batch, n), matrix_at(work.slopes, at, batch, n)
+            exponent = _activate_layer(one, phi, plain, exponents[layer - 1, q], vector_at(bias, 0, n), biased, shifted, h, x, slope)
+            exponents[layer, q] = exponent
+            norm = log_norm_of(as_vector(x), exponent)
+            if norm < math.inf:
+                put(out, block.columns, block.slots, ACTIVATION, start + q, layer, norm)
+            else:  # NaN too; the group goes on without it
+                left[start + q] = layer
+                fill(as_vector(x), 0)
+                fill(as_vector(slope), 0)
 
 
 @register_jitable(error_model="numpy")
@@ -289,46 +331,57 @@ def _record_layer(out, columns, slots, k, layer, delta, exponent, x, x_exponent)
 
 
 @register_jitable(error_model="numpy")
-def _backward(one, layers, block, work, out, k):
-    """Realization k of the block from the loss down to the input."""
+def _backward(one, layers, block, work, out, left, start, count):
+    """Realizations start … start + count - 1 of the block from the loss down to the input."""
     batch = block.inputs.shape[0]
-    realization = block.first + k
     columns, slots = block.columns, block.slots
-    widths, starts = layers.widths, layers.state_offsets
+    widths = layers.widths
     gradients, exponents, gradient_exponents = work.gradients, work.exponents, work.gradient_exponents
+    places = exponents.shape[1]
     depth = widths.size - 1
     given = layers.weights.size > 0
     stored = layers.weights if given else work.weights
     all_there = given or block.keep_weights
 
     units = batch * widths[depth]
-    draw_probe(gradients[0], units, block.unit_probe, address(Role.PROBE, 0, 0, realization), block.key)
-    g = vector_at(gradients[0], 0, units)
-    exponent = 0
+    for q in range(count):
+        draw_probe(work.vector, units, block.unit_probe, address(Role.PROBE, 0, 0, block.first + start + q), block.key)
+        copy(vector_at(work.vector, 0, units), vector_at(gradients[0], q * units, units))
+        gradient_exponents[depth, q] = 0
+    row = gradients[0]
     for layer in range(depth, 0, -1):
-        gradient_exponents[layer] = exponent
-        _record_gradient(out, columns, slots, k, layer, g, exponent)
         m, n = widths[layer - 1], widths[layer]
-        delta = vector_at(work.deltas[layer % work.deltas.shape[0]], 0, batch * n)
-        _slope_times(g, vector_at(work.slopes, starts[layer] * batch, batch * n), delta)
-        deltas = as_matrix(delta, batch, n)
-        before = matrix_at(work.states, starts[layer - 1] * batch, batch, m)
-        _record_layer(out, columns, slots, k, layer, deltas, exponent, before, exponents[layer - 1])
-        start = layers.weight_offsets[layer] if all_there else 0
+        here, below = places * batch * layers.state_offsets[layer], places * batch * layers.state_offsets[layer - 1]
+        deltas = work.deltas[layer % work.deltas.shape[0]]
+        for q in range(count):
+            if left[start + q] >= 0:  # NaN stays in every gradient of this realization
+                fill(vector_at(deltas, q * batch * n, batch * n), 0)
+                continue
+            exponent = gradient_exponents[layer, q]
+            g, delta = vector_at(row, q * batch * n, batch * n), vector_at(deltas, q * batch * n, batch * n)
+            _record_gradient(out, columns, slots, start + q, layer, g, exponent)
+            _slope_times(g, vector_at(work.slopes, here + q * batch * n, batch * n), delta)
+            before = matrix_at(work.states, below + q * batch * m, batch, m)
+            _record_layer(out, columns, slots, start + q, layer, as_matrix(delta, batch, n), exponent, before, exponents[layer - 1, q])
+        weights = matrix_at(stored, layers.weight_offsets[layer] if all_there else 0, n, m)
         if not all_there:
-            _draw_weights(one, layers, vector_at(stored, start, n * m), realization, layer, block.key)
-        g = vector_at(gradients[(depth - layer + 1) % gradients.shape[0]], 0, batch * m)
-        product_transposed(matrix_at(stored, start, n, m), deltas, as_matrix(g, batch, m), False)
-        exponent = _renormalise(g, largest(g), exponent)
-    gradient_exponents[0] = exponent
-    _record_gradient(out, columns, slots, k, 0, g, exponent)
+            _draw_weights(one, layers, as_vector(weights), block.first + start, layer, block.key)
+        row = gradients[(depth - layer + 1) % gradients.shape[0]]
+        product_transposed(weights, matrix_at(deltas, 0, count * batch, n), matrix_at(row, 0, count * batch, m), False)
+        for q in range(count):
+            g = vector_at(row, q * batch * m, batch * m)
+            gradient_exponents[layer - 1, q] = _renormalise(g, largest(g), gradient_exponents[layer, q])
+    for q in range(count):
+        if left[start + q] < 0:
+            _record_gradient(out, columns, slots, start + q, 0, vector_at(row, q * batch * widths[0], batch * widths[0]), gradient_exponents[0, q])
 
 
 def _run(one, phi, layers, block, work, out, left):
-    for k in range(block.count):
-        left[k] = _forward(one, phi, layers, block, work, out, k)
-        if left[k] < 0:  # else NaN stays in every gradient of this realization
-            _backward(one, layers, block, work, out, k)
+    for start in range(0, block.count, block.together):
+        count = min(block.together, block.count - start)
+        _forward(one, phi, layers, block, work, out, left, start, count)
+        if _any_inside(left, start, count):
+            _backward(one, layers, block, work, out, left, start, count)
 
 
 @lru_cache(maxsize=1)

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, mlp_kernel, work_arrays
+from fastgrad.engine.aligned import aligned_empty
+from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, group_size, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP
 from fastgrad.weight_files import FittedMLP
 from fastgrad.weights import draw
 
-__all__ = ["VARIABLES", "run_dense_mlp", "trace_mlp", "work", "workspace_bytes"]
+__all__ = ["VARIABLES", "run_dense_mlp", "together", "trace_mlp", "work", "workspace_bytes"]
 
 
 def bias_law(network: MLP, fan_in: int) -> tuple[int, float]:
@@ -34,6 +36,16 @@ def _offsets(sizes: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.d
     return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
 
 
+def _behind_one_another(arrays: Any, number: Any) -> Any:
+    """All numbers of the arrays in one vector, copied once."""
+    out = aligned_empty(sum(array.size for array in arrays), number)
+    start = 0
+    for array in arrays:
+        out[start : start + array.size] = array.ravel()
+        start += array.size
+    return out
+
+
 def layers_of(task: Task) -> Layers:
     """The network as the kernel sees it."""
     network = task.network
@@ -45,8 +57,8 @@ def layers_of(task: Task) -> Layers:
     weights = biases = np.empty(0, dtype=task.number)
     if task.weights is not None:
         assert isinstance(task.weights, FittedMLP)
-        weights = np.concatenate([w.ravel() for w in task.weights.weights]).astype(task.number)
-        biases = np.concatenate(task.weights.biases).astype(task.number)
+        weights = _behind_one_another(task.weights.weights, task.number)
+        biases = _behind_one_another(task.weights.biases, task.number)
     return Layers(
         widths=widths,
         drawer=matrix_drawer(weight_kind, task.dtype),
@@ -63,7 +75,7 @@ def layers_of(task: Task) -> Layers:
     )
 
 
-def _block(task: Task, layers: Layers, first: int, count: int) -> Block:
+def _block(task: Task, first: int, count: int) -> Block:
     drawn = np.empty((1, 0), dtype=task.number)
     return Block(
         first=first,
@@ -74,7 +86,16 @@ def _block(task: Task, layers: Layers, first: int, count: int) -> Block:
         keep_weights=task.keep,
         slots=task.slots(),
         columns=task.columns(VARIABLES),
+        together=together(task),
     )
+
+
+def together(task: Task) -> int:
+    """Realizations that go through the layers together."""
+    network = task.network
+    assert isinstance(network, MLP)
+    batch = 1 if task.inputs is None else task.inputs.shape[0]
+    return 1 if task.weights is None else group_size(_sizes(network)[0], batch, task.itemsize)
 
 
 def _phi(name: str, dtype: str) -> Phi:
@@ -97,18 +118,23 @@ def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
 
 def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
-    layers = layers_of(task)
-    block = _block(task, layers, first, count)
-    return _run(task, layers, block, work_arrays(layers, block.inputs.shape[0], task.keep))
+    block = _block(task, first, count)
+
+    def prepare() -> tuple[Layers, Work]:
+        layers = shared_once(task, lambda: layers_of(task))
+        return layers, work_arrays(layers, block.inputs.shape[0], block.together, task.keep)
+
+    layers, work = prepared_once(task, prepare)
+    return _run(task, layers, block, work)
 
 
 def trace_mlp(task: Task, realization: int) -> dict[str, Any]:
     """The arrays of one realization (`fastgrad.engine.trace.trace`): what the kernel's working arrays hold after it."""
     task = replace(task, keep=True)
     layers = layers_of(task)
-    block = _block(task, layers, realization, 1)
+    block = _block(task, realization, 1)._replace(together=1)
     batch = block.inputs.shape[0]
-    work = work_arrays(layers, batch, keep_weights=True, keep_all=True)
+    work = work_arrays(layers, batch, 1, keep_weights=True, keep_all=True)
     left = int(_run(task, layers, block, work).left[0])
     depth = layers.widths.size - 1
     reached = depth if left < 0 else left
@@ -122,9 +148,9 @@ def trace_mlp(task: Task, realization: int) -> dict[str, Any]:
 
     every = range(depth + 1)
     states = [work.states[start * batch :] for start in layers.state_offsets]
-    x = [rows(states[k], k, work.exponents[k]) if k <= reached else nothing(k) for k in every]
-    gradient = [nothing(k) if left >= 0 else rows(work.gradients[depth - k], k, work.gradient_exponents[k]) for k in every]
-    delta = [nothing(k) if left >= 0 else rows(work.deltas[k], k, work.gradient_exponents[k]) for k in every[1:]]
+    x = [rows(states[k], k, work.exponents[k, 0]) if k <= reached else nothing(k) for k in every]
+    gradient = [nothing(k) if left >= 0 else rows(work.gradients[depth - k], k, work.gradient_exponents[k, 0]) for k in every]
+    delta = [nothing(k) if left >= 0 else rows(work.deltas[k], k, work.gradient_exponents[k, 0]) for k in every[1:]]
     weights = (layers.weights if layers.weights.size else work.weights).astype(np.float64)
     spans = pairwise(layers.weight_offsets[1:])
     return {
@@ -162,8 +188,9 @@ def workspace_bytes(task: Task) -> int:
         stored = weights  # each block converts the given weights to its precision
     # Haar matrices are made beside the weights.
     extra = matrix if task.weights is None and draw(network.weights, 1, 1).kind == "orthogonal" else 0
-    numbers = stored + extra + batch * (2 * units + 4 * width) + 3 * width
-    return numbers * task.itemsize + 7 * 8 * (network.depth + 2)
+    places = together(task)
+    numbers = stored + extra + places * batch * (2 * units + 4 * width) + (3 + batch) * width
+    return numbers * task.itemsize + (5 + 2 * places) * 8 * (network.depth + 2)
 
 
 def work(task: Task) -> float:
@@ -173,4 +200,4 @@ def work(task: Task) -> float:
     units, weights, _ = _sizes(network)
     batch = 1 if task.inputs is None else task.inputs.shape[0]
     draws = 0.0 if task.weights is not None else (3.0 if task.keep else 5.0)
-    return weights * (draws + 0.2 * batch) + 20.0 * units * batch
+    return weights * (draws + 0.06 * batch) + 5.0 * units * batch

@@ -31,6 +31,8 @@ from numba.extending import lower_builtin, overload, type_callable
 from fastgrad.engine.pointers import WORD, call_symbol
 from fastgrad.jit import reduction, register_jitable
 
+CANCELS = 1e-4  # a Gram sum, formed in float64, this far below its diagonal has lost digits
+
 _FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of the symbol, log2 of the bytes
 
 
@@ -41,7 +43,7 @@ def _load_library() -> Path | None:
         return None
     llvmlite.binding.load_library_permanently(spec.origin)
     # A call of a missing symbol would end the process, without a Python error.
-    if llvmlite.binding.address_of_symbol("fg1_transposed_f32") is None:
+    if any(llvmlite.binding.address_of_symbol(name) is None for name in ("fg1_transposed_f32", "fg1_outer_f32")):
         raise ImportError(
             f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad "
             "again, or set FASTGRAD_DISABLE_C=1 to do without it"
@@ -110,6 +112,19 @@ def product(A: Any, X: Any, out: Any, accumulate: bool) -> None:
     _plain(A.T, X, out, accumulate)
 
 
+def gram_squares(D: Any, X: Any) -> float:
+    """``sum_{a,b} (d_a . d_b)(x_a . x_b)``, the squared Frobenius norm of ``D^T X``; -1 where cancellation has taken its digits.
+
+    Parameters
+    ----------
+    D : (B, M) contiguous array
+    X : (B, N) contiguous array
+    """
+    of_d, of_x = D.astype(np.float64), X.astype(np.float64)
+    products = (of_d @ of_d.T) * (of_x @ of_x.T)
+    return float(products.sum()) if products.sum() >= CANCELS * products.trace() else -1.0
+
+
 def _plain(P: Any, X: Any, out: Any, accumulate: bool) -> None:
     if X.shape[1] != P.shape[0] or out.shape != (X.shape[0], P.shape[1]):
         raise ValueError("matrix product: shapes of matrix, vectors and out do not fit together")
@@ -146,6 +161,25 @@ def _twin(A: Any, X: Any, out: Any, accumulate: bool) -> None:
             for k in range(x.size):
                 total += a[k] * x[k]
             out[b, i] = out[b, i] + total if accumulate else total
+
+
+@reduction
+def _inner(u: Any, v: Any) -> float:
+    total = 0.0
+    for k in range(u.size):
+        total += np.float64(u[k]) * np.float64(v[k])
+    return total
+
+
+@reduction
+def _gram_twin(D: Any, X: Any) -> float:
+    total, diagonal = 0.0, 0.0
+    for a in range(D.shape[0]):
+        diagonal += _inner(D[a], D[a]) * _inner(X[a], X[a])
+        for b in range(a):
+            total += 2.0 * _inner(D[a], D[b]) * _inner(X[a], X[b])
+    total += diagonal
+    return total if total >= CANCELS * diagonal else -1.0
 
 
 @register_jitable
@@ -286,14 +320,35 @@ def _lower_product(name: str, both_strides: bool) -> Any:
     return lower
 
 
+def _type_gram(context: Any) -> Any:
+    return lambda D, X: types.float64(D, X) if _format(D, X) is not None and D.layout == X.layout == "C" else None
+
+
+def _lower_gram(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    views = [context.make_array(given)(context, builder, value) for given, value in zip(signature.args, args, strict=True)]
+    (batch, rows), (_, columns) = (cgutils.unpack_tuple(builder, view.shape, 2) for view in views)
+    symbol = f"fg1_outer_{_FORMATS[signature.args[0].dtype][0]}"
+    return call_symbol(context, builder, symbol, [batch, rows, columns, views[0].data, views[1].data], types.float64)
+
+
+def _choose_gram_twin(D: Any, X: Any) -> Callable[..., float] | None:
+    def implementation(D: Any, X: Any) -> float:
+        return _gram_twin(D, X)
+
+    return implementation if _format(D, X) is not None else None
+
+
 def _register_products() -> None:
     if not HAVE_C:
+        overload(gram_squares, jit_options={"error_model": "numpy"})(_choose_gram_twin)
         overload(product_transposed, jit_options={"error_model": "numpy"})(_choose_transposed_twin)
         overload(product, jit_options={"error_model": "numpy"})(_choose_twin)
         return
     matrices = (types.Array, types.Array, types.Array, types.Boolean)
     type_callable(product_transposed)(_type_product_transposed)
     type_callable(product)(_type_product)
+    type_callable(gram_squares)(_type_gram)
+    lower_builtin(gram_squares, types.Array, types.Array)(_lower_gram)
     lower_builtin(product_transposed, *matrices)(_lower_product("transposed", True))
     lower_builtin(product, *matrices)(_lower_product("dot", False))
 

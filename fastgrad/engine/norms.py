@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
-from fastgrad.jit import reduction, register_jitable
+from fastgrad.engine.native import gram_squares
+from fastgrad.jit import CALLED, reduction, register_jitable
 
 LN2 = 0.6931471805599453
 WINDOW = 2.0**20  # vectors are rescaled when their largest entry leaves [1/WINDOW, WINDOW]
@@ -35,14 +38,38 @@ def inner(x, y):
     return total
 
 
+# Bits of floats from 0 to infinity are in the order of the numbers, and those of NaN are above. LLVM makes vector code of a maximum of integers; of a
+# maximum of floats only under a promise that none is NaN (measured: 52 ns for 64 numbers, 14 ns this way).
+
+
 @reduction
+def _largest_32(x):
+    top = np.int32(0)
+    for j in range(x.size):
+        bits = np.int32(np.float32(x[j]).view(np.int32) & np.int32(0x7FFFFFFF))
+        bits = np.int32(0) if bits > np.int32(0x7F800000) else bits
+        top = bits if bits > top else top
+    return np.int32(top).view(np.float32)
+
+
+@reduction
+def _largest_64(x):
+    top = np.int64(0)
+    for j in range(x.size):
+        bits = np.int64(np.float64(x[j]).view(np.int64) & np.int64(0x7FFFFFFFFFFFFFFF))
+        bits = np.int64(0) if bits > np.int64(0x7FF0000000000000) else bits
+        top = bits if bits > top else top
+    return np.int64(top).view(np.float64)
+
+
 def largest(x):
     """Largest absolute value of a contiguous vector; NaN entries are passed over."""
-    top = x.dtype.type(0)
-    for j in range(x.size):
-        size = abs(x[j])
-        top = size if size > top else top
-    return top
+    return _largest_32(x) if x.dtype == np.float32 else _largest_64(x)
+
+
+@overload(largest, jit_options={**CALLED, "error_model": "numpy"})
+def _choose_largest(x):
+    return _largest_32 if x.dtype == types.float32 else _largest_64
 
 
 @register_jitable(error_model="numpy")
@@ -109,31 +136,33 @@ def log_norm_of(x, exponent):
     return log_norm(total, exponent + shift)
 
 
-CANCELS = 1e-4  # a Gram sum this far below its diagonal has lost digits: the product itself is then formed
+@register_jitable(error_model="numpy")
+def outer_squares(d, x):
+    """Squared Frobenius norm of sum_b d_b x_b^T for contiguous rows d (B, m), x (B, n): Gram matrices, no m x n product."""
+    if d.shape[0] == 1:
+        return sum_of_squares(d[0]) * sum_of_squares(x[0])
+    total = gram_squares(d, x)
+    return total if total >= 0.0 else _squares_of_the_product(d, x)
 
 
 @register_jitable(error_model="numpy")
-def outer_squares(d, x):
-    """Squared Frobenius norm of sum_b d_b x_b^T for rows d (B, m), x (B, n): Gram matrices, no m x n product."""
-    batch = d.shape[0]
-    if batch == 1:
-        return sum_of_squares(d[0]) * sum_of_squares(x[0])
-    total = 0.0
-    diagonal = 0.0
-    for a in range(batch):
-        diagonal += inner(d[a], d[a]) * inner(x[a], x[a])
-        for b in range(a):
-            total += 2.0 * inner(d[a], d[b]) * inner(x[a], x[b])
-    total += diagonal
-    if total >= CANCELS * diagonal:
-        return total
+def _squares_of_the_product(d, x):
+    """`outer_squares` entry by entry, for sums that nearly cancel."""
     total = 0.0
     for i in range(d.shape[1]):
         for j in range(x.shape[1]):
             entry = 0.0
-            for b in range(batch):
+            for b in range(d.shape[0]):
                 entry += np.float64(d[b, i]) * np.float64(x[b, j])
             total += entry * entry
+    return total
+
+
+@register_jitable(error_model="numpy")
+def _column(d, i):
+    total = 0.0
+    for b in range(d.shape[0]):
+        total += np.float64(d[b, i])
     return total
 
 
@@ -143,9 +172,20 @@ def sum_of_rows_squares(d):
     if d.shape[0] == 1:
         return sum_of_squares(d[0])
     total = 0.0
-    for i in range(d.shape[1]):
-        entry = 0.0
+    eights = d.shape[1] // 8 * 8
+    for i in range(0, eights, 8):  # a cache line of float32 at a time, not a column
+        e0, e1, e2, e3, e4, e5, e6, e7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for b in range(d.shape[0]):
-            entry += np.float64(d[b, i])
+            e0 += np.float64(d[b, i])
+            e1 += np.float64(d[b, i + 1])
+            e2 += np.float64(d[b, i + 2])
+            e3 += np.float64(d[b, i + 3])
+            e4 += np.float64(d[b, i + 4])
+            e5 += np.float64(d[b, i + 5])
+            e6 += np.float64(d[b, i + 6])
+            e7 += np.float64(d[b, i + 7])
+        total += ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) + ((e4 * e4 + e5 * e5) + (e6 * e6 + e7 * e7))
+    for i in range(eights, d.shape[1]):
+        entry = _column(d, i)
         total += entry * entry
     return total

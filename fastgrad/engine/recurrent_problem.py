@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine.aligned import aligned_zeros
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
 from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
+from fastgrad.engine.room import prepared_once
 from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Work, unrolled_kernel, work_arrays
@@ -41,11 +43,11 @@ def _weights(task: Task) -> Weights:
     assert isinstance(network, Recurrent)
     gates, width, stacked = network.gates, network.width, network.layers
     shape = (stacked, gates * width, width)
-    recurrent = np.zeros(shape, dtype=task.number)
-    input_first = np.zeros((gates * width, network.input_width), dtype=task.number)
-    input_rest = np.zeros((stacked - 1, *shape[1:]), dtype=task.number)
-    biases = np.zeros((stacked, gates * width), dtype=task.number)
-    input_biases = np.zeros_like(biases)
+    recurrent = aligned_zeros(shape, task.number)
+    input_first = aligned_zeros((gates * width, network.input_width), task.number)
+    input_rest = aligned_zeros((stacked - 1, *shape[1:]), task.number)
+    biases = aligned_zeros((stacked, gates * width), task.number)
+    input_biases = aligned_zeros(biases.shape, task.number)
     if task.weights is not None:
         assert isinstance(task.weights, FittedRecurrent)
         recurrent[:] = np.stack(task.weights.weight_hh)
@@ -120,7 +122,7 @@ def _cell(network: Recurrent, dtype: str) -> CellInfo:
     )
 
 
-def _run(task: Task, cell: CellInfo, weights: Weights, block: Block, work: Work) -> BlockResult:
+def _run(task: Task, cell: CellInfo, weights: Weights, work: Work, block: Block) -> BlockResult:
     network = task.network
     assert isinstance(network, Recurrent)
     step_names = [name for name in task.variables if name in STEP_VARIABLES]
@@ -139,9 +141,15 @@ def _run(task: Task, cell: CellInfo, weights: Weights, block: Block, work: Work)
 
 def run_recurrent(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
-    assert isinstance(task.network, Recurrent)
-    cell, weights, block = _cell(task.network, task.dtype), _weights(task), _block(task, first, count)
-    return _run(task, cell, weights, block, work_arrays(weights, block.inputs, not block.given_inputs, cell))
+    network = task.network
+    assert isinstance(network, Recurrent)
+    block = _block(task, first, count)
+
+    def prepare() -> tuple[CellInfo, Weights, Work]:
+        cell, weights = _cell(network, task.dtype), _weights(task)
+        return cell, weights, work_arrays(weights, block.inputs, not block.given_inputs, cell)
+
+    return _run(task, *prepared_once(task, prepare), block)
 
 
 def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
@@ -150,7 +158,7 @@ def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
     assert isinstance(network, Recurrent)
     cell, weights, block = _cell(network, task.dtype), _weights(task), _block(task, realization, 1)
     work = work_arrays(weights, block.inputs, not block.given_inputs, cell, keep_all=True)
-    left = int(_run(task, cell, weights, block, work).left[0])
+    left = int(_run(task, cell, weights, work, block).left[0])
     result: dict[str, Any] = {
         "inputs": block.inputs.astype(np.float64),
         "state_dict": _named(network, weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases),
@@ -210,7 +218,7 @@ def workspace_bytes(task: Task) -> int:
     batch = 1 if task.inputs is None else task.inputs.shape[1]
     units = batch * network.width
     steps, stacked, rows = network.steps, network.layers, network.gates * network.width
-    weights = 2 * rows * (network.input_width + network.width) + (2 * stacked) * rows * network.width
+    weights = 2 * (rows + 16) * (network.input_width + network.width) + (2 * stacked + 1) * rows * (network.width + 16)
     per_step = stacked * (cell.n_states + cell.n_local) * units + cell.n_pre * units + 2 * units
     inputs = (2 if task.inputs is None else 1) * steps * batch * network.input_width
     chunks = CHUNK * cell.n_pre * units + SUM_CHUNK * batch * rows
@@ -226,6 +234,6 @@ def work(task: Task) -> float:
     batch = 1 if task.inputs is None else task.inputs.shape[1]
     rows = network.gates * network.width
     columns = network.input_width + (2 * network.layers - 1) * network.width
-    per_step = batch * rows * (0.3 * columns + 20.0 * network.layers)
-    draws = 0.0 if task.weights is not None else 4.0 * rows * columns
+    per_step = batch * rows * (0.05 * columns + 4.0 * network.layers) + 300.0 * network.layers
+    draws = 0.0 if task.weights is not None else 3.0 * rows * columns
     return network.steps * per_step + draws

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgrad.engine.arrays import copy, fill, transpose
+from fastgrad.engine.aligned import aligned_empty, aligned_zeros, whole_lines
+from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_probe, draw_vector
 from fastgrad.engine.native import product_transposed
@@ -73,7 +74,8 @@ class Block(NamedTuple):
 class Work(NamedTuple):
     """Arrays that one block works in.
 
-    w_t, first_t, rest_t : transposed W_hh, W_ih of the first layer and of one above.  bias : (P H,).  pre : (CHUNK, B, P H).
+    w : W_hh; w_t, first_t, rest_t : transposed W_hh, W_ih of the first layer and of one above; rows of all four start at cache lines.
+    bias : (P H,).  pre : (CHUNK, B, P H).
     states : (K, S, T + 1, B, H) with exponents (K, T + 1).  local : (K, T, B, V, H).  scaled : (B, H).  above : (2, T + 1, B, H) with
     above_exponents (2, T + 1), gradients from the layer above and for the one below.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.
     orders : (T,).  product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  scratch : any one tensor that is
@@ -83,6 +85,7 @@ class Work(NamedTuple):
     With K layers and T + 1 rows in these four, everything is still there afterwards; a run needs one layer and two rows.
     """
 
+    w: Any
     w_t: Any
     first_t: Any
     rest_t: Any
@@ -115,28 +118,29 @@ def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInf
     longest = max(width * max(width, features), rows, batch * width, steps * batch * features if draws_inputs else 0)
     layers, at_once = (stacked, steps + 1) if keep_all else (1, 2)
     return Work(
-        w_t=np.empty((width, rows), dtype),
-        first_t=np.empty((features, rows), dtype),
-        rest_t=np.empty((width, rows), dtype),
-        bias=np.empty(cell.n_pre * width, dtype),
-        pre=np.empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
-        states=np.zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
-        exponents=np.zeros((stacked, steps + 1), np.int64),
-        local=np.empty((stacked, steps, batch, cell.n_local, width), dtype),
-        scaled=np.empty((batch, width), dtype),
-        d_pre=np.empty((layers, steps, batch, cell.n_pre * width), dtype),
-        gradients=np.empty((layers, at_once, cell.n_states, batch, width), dtype),
-        totals=np.empty((layers, at_once, batch, width), dtype),
-        gradient_exponents=np.empty((layers, steps + 1), np.int64),
-        above=np.zeros((2, steps + 1, batch, width), dtype),
-        above_exponents=np.empty((2, steps + 1), np.int64),
-        rows=np.empty((SUM_CHUNK, batch, rows), dtype),
-        none=np.zeros(steps, np.int64),
-        orders=np.empty(steps, np.int64),
-        product_first=np.empty((features, rows), dtype),
-        product_rest=np.empty((width, rows), dtype),
-        sums=np.empty(rows),
-        scratch=np.empty(longest + SLACK, dtype),
+        w=aligned_empty((rows, whole_lines(width)), dtype),
+        w_t=aligned_empty((width, whole_lines(rows)), dtype),
+        first_t=aligned_empty((features, whole_lines(rows)), dtype),
+        rest_t=aligned_empty((width, whole_lines(rows)), dtype),
+        bias=aligned_empty(cell.n_pre * width, dtype),
+        pre=aligned_empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
+        states=aligned_zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
+        exponents=aligned_zeros((stacked, steps + 1), np.int64),
+        local=aligned_empty((stacked, steps, batch, cell.n_local, width), dtype),
+        scaled=aligned_empty((batch, width), dtype),
+        d_pre=aligned_empty((layers, steps, batch, cell.n_pre * width), dtype),
+        gradients=aligned_empty((layers, at_once, cell.n_states, batch, width), dtype),
+        totals=aligned_empty((layers, at_once, batch, width), dtype),
+        gradient_exponents=aligned_empty((layers, steps + 1), np.int64),
+        above=aligned_zeros((2, steps + 1, batch, width), dtype),
+        above_exponents=aligned_empty((2, steps + 1), np.int64),
+        rows=aligned_empty((SUM_CHUNK, batch, rows), dtype),
+        none=aligned_zeros(steps, np.int64),
+        orders=aligned_empty(steps, np.int64),
+        product_first=aligned_empty((features, rows), dtype),
+        product_rest=aligned_empty((width, rows), dtype),
+        sums=aligned_empty(rows),
+        scratch=aligned_empty(longest + SLACK, dtype),
     )
 
 
@@ -210,23 +214,25 @@ def _renormalise(x, exponent):
 def _record_gradients(out, columns, slots, k, layer, t, h, c, exponent):
     """Derivatives h, c by the two states; with one state, h is c."""
     scale = 0 if exponent == NOTHING else exponent
-    put(out, columns, slots, GRADIENT, k, layer, t, log_norm_of(h, scale))
-    put(out, columns, slots, GRADIENT_MAX, k, layer, t, log_size(largest(h), scale))
-    put(out, columns, slots, CELL_GRADIENT, k, layer, t, log_norm_of(c, scale))
+    if columns[GRADIENT] >= 0:
+        put(out, columns, slots, GRADIENT, k, layer, t, log_norm_of(h, scale))
+    if columns[GRADIENT_MAX] >= 0:
+        put(out, columns, slots, GRADIENT_MAX, k, layer, t, log_size(largest(h), scale))
+    if columns[CELL_GRADIENT] >= 0:
+        put(out, columns, slots, CELL_GRADIENT, k, layer, t, log_norm_of(c, scale))
 
 
 @register_jitable(error_model="numpy")
-def _input_product(cell, u_transposed, x, bias, pre):
+def _input_product(cell, width, u_transposed, x, bias, pre):
     """pre (n, P H) = U x in the input rows, plus b unless the cell is homogeneous; x (n, N)."""
-    rows = u_transposed.shape[1]
-    width = rows // cell.gates
+    rows = cell.gates * width
     if cell.rows_apart:
         fill(as_vector(pre), 0)
         for gate in range(cell.gates):
             part = columns_at(u_transposed, gate * width, width)
             product_transposed(part, x, columns_at(pre, cell.input_rows[gate] * width, width), False)
     else:
-        product_transposed(u_transposed, x, pre, False)
+        product_transposed(columns_at(u_transposed, 0, rows), x, pre, False)
     if not cell.homogeneous:
         for i in range(pre.shape[0]):
             for j in range(bias.size):
@@ -242,8 +248,8 @@ def _forward_layer(
     x (T B N,), states (S (T + 1) B H,), local (T B V H,), pre (CHUNK B P H,) and scaled (B H,) are vectors.
     """
     steps = x_exponents.size
-    features, rows = u_t.shape
-    width = rows // cell.gates
+    features, width = u_t.shape[0], w_t.shape[0]
+    rows = cell.gates * width
     units, pre_width, n_local = batch * width, cell.n_pre * width, cell.n_local * width
     gap = (cell.n_states - 1) * (steps + 1) * units  # from a row of h to its row of c
     for s in range(cell.n_states):
@@ -253,7 +259,7 @@ def _forward_layer(
     for t in range(steps):
         if t % CHUNK == 0:
             n = min(CHUNK, steps - t) * batch
-            _input_product(cell, u_t, matrix_at(x, t * batch * features, n, features), bias, as_matrix(pre, n, pre_width))
+            _input_product(cell, width, u_t, matrix_at(x, t * batch * features, n, features), bias, as_matrix(pre, n, pre_width))
         start = (t % CHUNK) * batch * pre_width
         now = matrix_at(pre, start, batch, pre_width)
         exponent = 0
@@ -261,7 +267,7 @@ def _forward_layer(
         if cell.homogeneous:
             exponent = _scaled_pre(now, bias, biased, as_vector(hidden), exponents[t], x_exponents[t], scaled)
             hidden = as_matrix(scaled, batch, width)
-        product_transposed(w_t, hidden, columns_at(now, 0, rows), True)
+        product_transposed(columns_at(w_t, 0, rows), hidden, columns_at(now, 0, rows), True)
         for b in range(batch):
             forward_units(
                 cell.forward, vector_at(now, b * pre_width, pre_width), vector_at(states, t * units + b * width, width),
@@ -409,6 +415,7 @@ def _backward(one, cell, weights, block, work, out, totals, k):
     copy(work.scratch, vector_at(work.above, steps * units, units))
     work.above_exponents[0, steps] = 0
     step_rows = as_matrix(work.rows, batch, rows)
+    w = columns_at(work.w, 0, width)
     for layer in range(stacked - 1, -1, -1):
         now = (stacked - 1 - layer) % 2
         turn = layer % work.d_pre.shape[0]
@@ -419,8 +426,9 @@ def _backward(one, cell, weights, block, work, out, totals, k):
         states, exponents = vector_at(work.states, layer * states_size, states_size), work.exponents[layer]
         d_pre, gradient_exponents = work.d_pre[turn], work.gradient_exponents[turn]
         flat_d_pre = as_vector(d_pre)
+        copy_rows(matrix_at(weights.recurrent, layer * rows * width, rows, width), w)
         _backward_layer(
-            cell, batch, matrix_at(weights.recurrent, layer * rows * width, rows, width), states, exponents, x, x_exponents,
+            cell, batch, w, states, exponents, x, x_exponents,
             vector_at(work.local, layer * local_size, local_size), vector_at(work.above, now * above_size, above_size),
             work.above_exponents[now], flat_d_pre, as_vector(work.gradients[turn]), as_vector(work.totals[turn]), gradient_exponents,
             step_rows, out, block.columns, block.slots, k, layer,

@@ -1,0 +1,27 @@
+"""Vectors as wide as the machine has them, for one loop.
+
+On processors with AVX-512, LLVM prefers vectors of 256 bits, because the first of them lowered their clock for 512. A pointwise loop that is bound by
+its divisions and polynomials gains all the same: on a Skylake, tanh and tanh' took 1.6 ns an element with 256 bits, 1.1 ns with 512, and the matrix
+products beside it run with 512 anyway. Elsewhere the preference means nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+_PREFERENCE = '"prefer-vector-width"="512"'
+
+
+@intrinsic
+def widest_vectors(typingctx: Any) -> Any:
+    """In a compiled function: let LLVM use 512-bit vectors in the function that says so."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # llvmlite's own `add` knows attributes without values only; as text they are written the same way.
+        set.add(builder.function.attributes, _PREFERENCE)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
