@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgrad.engine.aligned import aligned_zeros, whole_lines
 from fastgrad.engine.arrays import copy
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.conditional_pointwise import (
@@ -93,7 +94,7 @@ class Work(NamedTuple):
     z : (n z's, G, W) normals of all layers, or of two in turn.  x, slope : (2, G, W).  noise, x0, v : (G, W).  blur : (G, 2 SLACK).
     sums : (G, SUMS).  first, second : (G,) numbers that a loop takes, one a row.  carry : (G,) int64, exponent of the pass.  Of each layer,
     (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x; exponent int32, of h; sent int32, of the gradient; regime
-    int8.  logs : (4, LOGS).  Rows are `row_length` numbers long.
+    int8.  logs : (4, LOGS).  Rows are `whole_lines`, which a panel fits into.
     """
 
     z: Any
@@ -452,17 +453,12 @@ def _run(one, layers, block, work, out, left):
         _take_logs(block, work, out, k0, count)
 
 
-def row_length(widest: int) -> int:
-    """Numbers in a row of `Work`: a panel rounded up, so that rows start at cache lines and vector loads there never cross two."""
-    return -(-widest // 16) * 16
-
-
 def work_arrays(layers: Layers, dtype: Any, keep: bool, group: int) -> Work:
     """Room for a block that runs ``group`` realizations together."""
-    length, row = layers.widths.size, row_length(int(layers.widths.max()))
+    length, row = layers.widths.size, whole_lines(int(layers.widths.max()))
 
     def rows(*shape: int) -> Any:
-        return np.zeros((*shape, group, row), dtype)
+        return aligned_zeros((*shape, group, row), dtype)
 
     return Work(
         z=rows(length if keep else 2),

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine import conditional_batch, mlp_problem
-from fastgrad.engine.conditional_mlp import Block, Layers, conditional_kernel, row_length, work_arrays
+from fastgrad.engine.aligned import whole_lines
+from fastgrad.engine.conditional_mlp import Block, Layers, Work, conditional_kernel, work_arrays
 from fastgrad.engine.conditional_pointwise import phi_addresses, step_address
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
 from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
@@ -107,17 +109,27 @@ def run_conditional_mlp(task: Task, first: int, count: int) -> BlockResult:
     return _run_single(task, first, count) if is_single(task) else _run_batch(task, first, count)
 
 
-def _run_single(task: Task, first: int, count: int) -> BlockResult:
-    network, number = task.network, task.number
+def _layers(task: Task) -> Layers:
+    network = task.network
     assert isinstance(network, MLP)
     widths, scales = _widths_and_scales(task)
     phi = phi_addresses(network.activation, task.dtype)
-    layers = Layers(widths=widths, weight_std=scales, **phi._asdict(), step=step_address(task.dtype), **_shared_by_layers(task))
+    return Layers(widths=widths, weight_std=scales, **phi._asdict(), step=step_address(task.dtype), **_shared_by_layers(task))
+
+
+def _run_single(task: Task, first: int, count: int) -> BlockResult:
+    network, number = task.network, task.number
+    assert isinstance(network, MLP)
+
+    def prepare() -> tuple[Layers, Work]:
+        layers = shared_once(task, lambda: _layers(task))
+        return layers, work_arrays(layers, number, task.keep, group(network))
+
+    layers, work = prepared_once(task, prepare)
     inputs = np.empty(0, number) if task.inputs is None else task.inputs[0].astype(number)
     block = Block(first, count, task.key_words, inputs, task.unit_probe, task.slots(), task.columns(VARIABLES))
     out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
-    work = work_arrays(layers, number, task.keep, group(network))
     conditional_kernel()(number(1), layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
@@ -156,7 +168,7 @@ def _width(network: MLP) -> int:
 
 def group(network: MLP) -> int:
     """Realizations that go through a layer together: enough that a loop is longer than the processor's pipelines."""
-    return max(1, min(8, GROUP_NUMBERS // row_length(_width(network))))
+    return max(1, min(8, GROUP_NUMBERS // whole_lines(_width(network))))
 
 
 def workspace_bytes(task: Task) -> int:
@@ -165,12 +177,12 @@ def workspace_bytes(task: Task) -> int:
     assert isinstance(network, MLP)
     itemsize = task.itemsize
     length = network.depth + 1
-    row = _width(network) + SLACK + 15
     if is_single(task):
-        stored = length if task.keep else 2
+        stored, row = length if task.keep else 2, whole_lines(_width(network))
         together = group(network)
         return together * ((stored + 7) * row * itemsize + length * 29) + 24 * length
     batch, sent = columns(task)
+    row = _width(network) + SLACK + 15
     stored = length if task.keep else 1
     numbers = (stored * batch + 4 * batch + 3) * row * itemsize
     doubles = 2 * (batch + sent) * row + (length + 1) * batch * batch + batch * sent + min(sent, row) * sent
@@ -183,6 +195,6 @@ def work(task: Task) -> float:
     assert isinstance(network, MLP)
     units = network.depth * network.width if network.width is not None else sum(network.widths)
     if is_single(task):
-        return 10.0 * units + 100.0 * network.depth
+        return 5.0 * units + 200.0 * network.depth
     batch, sent = columns(task)
     return units * (batch + sent) * (25.0 + 3.0 * (batch + sent)) + 5000.0 * network.depth
