@@ -17,13 +17,14 @@ def installation() -> dict[str, str | int]:
     Returns
     -------
     dict
-        Package names and ``python`` with their versions, ``c_extension`` ("in use", or why not), ``threads``
-        (the default), ``cpu`` and ``cache_folder`` (of compiled kernels).
+        Package names and ``python`` with their versions, ``c_extension`` ("in use", or why not), ``normals`` (what
+        draws those of float32), ``threads`` (the default), ``cpu`` and ``cache_folder`` (of compiled kernels).
     """
     from fastgrad import __version__
     from fastgrad.engine.blocks import default_threads
     from fastgrad.engine.compile import cache_root
     from fastgrad.engine.native import HAVE_C
+    from fastgrad.engine.native_normals import HAVE_NORMALS
     from fastgrad.measure import cpu_name
 
     return {
@@ -31,6 +32,7 @@ def installation() -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "c_extension": "in use" if HAVE_C else _why_no_c(),
+        "normals": "C, 512-bit vectors" if HAVE_NORMALS else "Numba",
         "threads": default_threads(),
         "cpu": cpu_name(),
         "cache_folder": str(cache_root()),
