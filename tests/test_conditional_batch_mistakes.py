@@ -84,7 +84,7 @@ GROUNDS = {
     "Haar, rectangular": Ground(mlp("gelu", (7, 4, 9, 5), fg.Orthogonal(1.5)), gaps=(1.0,)),
 }
 
-# Each on a ground on which it is seen, some with Gaussian and with Haar weights.
+# Each on a ground on which it is seen, some once with Gaussian and once with Haar weights.
 MISTAKES = {
     "batch": (
         "projection dropped",
