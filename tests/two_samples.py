@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from threadpoolctl import threadpool_limits
 
 VARIABLES = (
     "gradient_log_norm",
@@ -47,6 +48,7 @@ def table(data):
     return columns
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # on products this small, threads that wait for each other cost ten times the work
 def comparisons(first, second):
     """{what was compared: p-value} of two tables of one size."""
     assert list(first) == list(second)
