@@ -102,10 +102,10 @@ def peer_recurrent(row: Row, pool: TwoProcesses, with_jax: bool) -> Jobs:
 
     what = (row.kind, row.width, row.batch, STEPS)
     jobs: Jobs = {}
-    few = 4 if row.batch == 1 else 2
+    few = 4 if row.batch == 1 else 2  # the fused modules take networks one by one
     for asks in (False, True):
         name = f"torch fused{' with weight gradients' if asks else ''}"
-        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.fused, *what, asks, 2, few, 1), few
+        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.fused, *what, asks, 2, 1, 1), 1
         jobs[f"{name}, 2 processes"] = pool.halves(partial(torch_recurrent.fused, *what, asks, 1), few), few
     for at_once in {max(1, row.theirs // 4), row.theirs}:
         name = f"torch batched over {at_once}"

@@ -412,7 +412,6 @@ def _backward(one, cell, weights, block, work, out, totals, k):
     above_size = (steps + 1) * units
     probe = address(Role.PROBE, 0, 0, block.first + k)
     draw_probe(work.scratch, units, block.unit_probe, probe, block.key)
-    fill(vector_at(work.above, 0, above_size), 0)
     fill(work.above_exponents[0], NOTHING)
     copy(work.scratch, vector_at(work.above, steps * units, units))
     work.above_exponents[0, steps] = 0
