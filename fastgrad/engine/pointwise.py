@@ -20,7 +20,6 @@ from fastgrad.engine.compile import entry_point
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
-from fastgrad.engine.wide import widest_vectors
 from fastgrad.jit import register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
@@ -51,7 +50,6 @@ def activation_address(activation: str, dtype: str) -> int:
     pair = ACTIVATIONS[activation].pair
 
     def activation_loop(h_pointer, bias_pointer, x_pointer, slope_pointer, n):
-        widest_vectors()
         h, bias = vector_at(h_pointer, 0, n), vector_at(bias_pointer, 0, n)
         x, slope = vector_at(x_pointer, 0, n), vector_at(slope_pointer, 0, n)
         for j in range(n):
@@ -104,7 +102,6 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     n_pre, n_states, n_local = cell.n_pre, cell.n_states, cell.n_local
 
     def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, _):
-        widest_vectors()
         pre, local = vector_at(pre_pointer, 0, n_pre * n), vector_at(local_pointer, 0, n_local * n)
         state, new_state = vector_at(state_pointer, 0, gap + n), vector_at(new_pointer, 0, gap + n)
         for j in range(n):
@@ -113,7 +110,6 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
             store_rows(local, n, j, derivatives, 2)
 
     def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap):
-        widest_vectors()
         gradient, before = vector_at(gradient_pointer, 0, gap + n), vector_at(before_pointer, 0, gap + n)
         local, d_pre = vector_at(local_pointer, 0, n_local * n), vector_at(d_pre_pointer, 0, n_pre * n)
         total = vector_at(total_pointer, 0, n)
