@@ -10,7 +10,7 @@ by the initial state alone, so that the peer does less than the job; and product
 it. Each with two threads and as two processes of one thread. JAX: ``vmap`` over realizations of a jitted ``scan``, in one process and in two. The
 ratio is to the fastest.
 
-    python bench/versus_peers.py [--rows lstm64 mlp256 ...] [--no-jax] [--repeat 3] [--json FILE]
+    python bench/versus_peers.py [--rows lstm64 mlp256 ...] [--peers WORDS] [--no-jax] [--repeat 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def peer_recurrent(row: Row, pool: TwoProcesses, with_jax: bool) -> Jobs:
 
     what = (row.kind, row.width, row.batch, STEPS)
     jobs: Jobs = {}
-    few = 4 if row.batch == 1 else 2
+    few = 4 if row.batch == 1 else 2  # the fused modules take networks one by one
     for asks in (False, True):
         name = f"torch fused{' with weight gradients' if asks else ''}"
-        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.fused, *what, asks, 2, few, 1), few
+        jobs[f"{name}, 2 threads"] = partial(torch_recurrent.fused, *what, asks, 2, 1, 1), 1
         jobs[f"{name}, 2 processes"] = pool.halves(partial(torch_recurrent.fused, *what, asks, 1), few), few
     for at_once in {max(1, row.theirs // 4), row.theirs}:
         name = f"torch batched over {at_once}"
@@ -228,7 +228,7 @@ def check_drawn_mlp(row: Row, with_jax: bool) -> None:
 # --- the table ---------------------------------------------------------------------------------------------------------------------
 
 
-def measured(row: Row, pool: TwoProcesses, with_jax: bool, repeat: int) -> dict[str, Any]:
+def measured(row: Row, pool: TwoProcesses, words: str, with_jax: bool, repeat: int) -> dict[str, Any]:
     """Answers compared, then all timed: microseconds per step and realization."""
     scale = 1e6 / STEPS
     if row.kind == "mlp":
@@ -238,7 +238,7 @@ def measured(row: Row, pool: TwoProcesses, with_jax: bool, repeat: int) -> dict[
         check_recurrent(row.kind, with_jax)
         ours, jobs = our_recurrent(row, row.ours), peer_recurrent(row, pool, with_jax)
     mine = best_time(ours, repeat) / row.ours * scale
-    peers = {name: best_time(job, repeat) / n * scale for name, (job, n) in jobs.items()}
+    peers = {name: best_time(job, repeat) / n * scale for name, (job, n) in jobs.items() if words in name}
     mine = min(mine, best_time(ours, repeat) / row.ours * scale)  # once more, so that a busy spell in between hits both
     best = min(peers, key=lambda name: peers[name])
     return {"row": row.title, "fastgrad": mine, "peers": peers, "best peer": best, "ratio": peers[best] / mine, "target": row.target}
@@ -248,6 +248,7 @@ def main() -> None:
     """Print the table, and save it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--peers", default="", metavar="WORDS", help="only peers whose names contain this, e.g. '2 processes'")
     parser.add_argument("--no-jax", action="store_true")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all times")
@@ -256,7 +257,7 @@ def main() -> None:
     results = {}
     with TwoProcesses() as pool:
         for name in options.rows:
-            result = results[name] = measured(ROWS[name], pool, not options.no_jax, options.repeat)
+            result = results[name] = measured(ROWS[name], pool, options.peers, not options.no_jax, options.repeat)
             print(f"{result['row']:38} fastgrad {result['fastgrad']:9.3f}  {result['ratio']:7.2f}x the best peer (aim {result['target']:g}x)")
             for peer, value in sorted(result["peers"].items(), key=lambda item: item[1]):
                 print(f"{'':38} {value:18.3f}  {peer}", flush=True)

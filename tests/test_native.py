@@ -14,7 +14,8 @@ import numba
 import numpy as np
 import pytest
 
-from fastgrad.engine import native
+import fastgrad as fg
+from fastgrad.engine import native, norms
 from fastgrad.engine.native import multiply, multiply_transposed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,22 +237,110 @@ def test_kernels_are_cached_across_processes(tmp_path, disable_c):
     assert (runs[0][3] == native.native_fingerprint()) is (runs[0][2] is native.HAVE_C)
 
 
-def test_the_c_code_is_clean_under_sanitizers(tmp_path):
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc: the C products were not run under AddressSanitizer and UBSan")
-    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
-    probe = [compiler, *flags, str(tmp_path / "empty.c"), "-o", str(tmp_path / "empty")]
-    if subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("gcc has no sanitizers (libasan, libubsan): the C products were not run under them")
+def run_driver(tmp_path, *flags):
+    """Every instruction set that this processor can run, one by one, over odd sizes in buffers of exactly their size."""
     driver = tmp_path / "driver"
-    command = [compiler, "-std=gnu11", "-O0", "-DFG_ONE_COPY", *flags, f"-I{ROOT / 'csrc'}"]
     source = ROOT / "tests" / "products_driver.c"
-    subprocess.run([*command, str(source), "-lm", "-o", str(driver)], check=True)
+    subprocess.run(["gcc", "-std=gnu11", *flags, f"-I{ROOT / 'csrc'}", str(source), "-lm", "-o", str(driver)], check=True)
     # Leak checks need ptrace, which containers forbid; the driver frees everything anyway.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
     run = subprocess.run([driver], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.endswith(" 0 wrong\n")
     assert int(run.stdout.split()[0]) > 1000
+
+
+def test_the_c_code_is_clean_under_sanitizers(tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc: the C products were not run under AddressSanitizer and UBSan")
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
+    probe = ["gcc", *flags, str(tmp_path / "empty.c"), "-o", str(tmp_path / "empty")]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("gcc has no sanitizers (libasan, libubsan): the C products were not run under them")
+    run_driver(tmp_path, "-O0", "-DFG_ONE_COPY", *flags)
+
+
+def test_every_instruction_set_as_it_is_built(tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc: only the instruction set that this processor prefers was run")
+    run_driver(tmp_path, "-O3", "-ffp-contract=off")
+
+
+@numba.njit(nogil=True)
+def gram(D, X):
+    return native.gram_squares(D, X)
+
+
+@numba.njit(nogil=True)
+def gram_twin(D, X):
+    return native._gram_twin(D, X)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", [gram, gram_twin, native.gram_squares])
+def test_gram_squares(function, dtype):
+    rng = np.random.default_rng(3)
+    for B, M, N in [(1, 1, 1), (2, 3, 5), (3, 16, 17), (4, 33, 8), (5, 600, 40), (9, 7, 1200), (17, 64, 65)]:
+        D, X = rng.standard_normal((B, M)).astype(dtype), rng.standard_normal((B, N)).astype(dtype)
+        exact = ((D.T.astype(np.longdouble) @ X) ** 2).sum()
+        assert abs(function(D, X) / float(exact) - 1.0) < 50 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_that_have_lost_their_digits_say_so(dtype):
+    D = np.ones((2, 40), dtype)
+    D[1] = -1.0
+    X = np.ones((2, 30), dtype)
+    X[1, 0] += 1e-3
+    assert gram(D, X) == gram_twin(D, X) == native.gram_squares(D, X) == -1.0
+    exact = ((D.T.astype(float) @ X) ** 2).sum()
+    assert norms.outer_squares(D, X) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_largest_passes_over_nan(dtype):
+    compiled = numba.njit(lambda x: norms.largest(x))
+    tiny = np.finfo(dtype).smallest_subnormal
+    for numbers, expected in [([], 0), ([0.0, -0.0], 0), ([1.0, np.nan, -3.0], 3), ([np.nan], 0), ([-np.inf, 1.0], np.inf), ([tiny], tiny)]:
+        x = np.array(numbers * 20, dtype)
+        assert compiled(x) == norms.largest(x) == expected
+
+
+WITHOUT_C = """
+    import sys
+    sys.path[:0] = [{root!r}, {tests!r}]
+    import numpy as np
+    from fastgrad.engine import native
+    from test_native import whole_engine
+
+    assert not native.HAVE_C
+    np.savez(sys.argv[1], **whole_engine())
+"""
+
+
+def whole_engine():
+    """Every variable of a few networks in float64."""
+    rng = np.random.default_rng(2)
+    cases = {
+        "mlp": (fg.MLP(12, 33, weights=fg.Normal(1.2), bias_std=0.1), None),
+        "mlp batch": (fg.MLP(12, 21, weights=fg.Normal(1.2)), rng.standard_normal((7, 21))),
+        "rnn": (fg.RNN(20, 17, layers=2), None),
+        "lstm": (fg.LSTM(20, 19, input_width=5), rng.standard_normal((20, 5, 5))),
+        "gru": (fg.GRU(20, 18), None),
+    }
+    arrays = {}
+    for name, (network, inputs) in cases.items():
+        result = fg.measure(network, inputs=inputs, realizations=3, rng=1, dtype="float64", method="dense" if "mlp" in name else "auto")
+        arrays |= {f"{name} {variable}": values.values for variable, values in result.data_vars.items()}
+    return arrays
+
+
+@pytest.mark.skipif(not native.HAVE_C, reason="the C extension is absent: there is nothing to compare the twins with")
+def test_the_whole_engine_agrees_with_itself_without_c(tmp_path):
+    script, results = tmp_path / "without.py", tmp_path / "results.npz"
+    script.write_text(textwrap.dedent(WITHOUT_C.format(root=str(ROOT), tests=str(ROOT / "tests"))))
+    subprocess.run([sys.executable, str(script), str(results)], env=os.environ | {"FASTGRAD_DISABLE_C": "1"}, check=True)
+    without = np.load(results)
+    for name, values in whole_engine().items():
+        np.testing.assert_allclose(values, without[name], rtol=1e-12, atol=1e-12, err_msg=name)

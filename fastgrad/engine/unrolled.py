@@ -226,17 +226,19 @@ def _record_gradients(out, columns, slots, k, layer, t, h, c, exponent):
 def _input_product(cell, width, u_transposed, x, bias, pre):
     """pre (n, P H) = U x in the input rows, plus b unless the cell is homogeneous; x (n, N)."""
     rows = cell.gates * width
-    if cell.rows_apart:
-        fill(as_vector(pre), 0)
-        for gate in range(cell.gates):
-            part = columns_at(u_transposed, gate * width, width)
-            product_transposed(part, x, columns_at(pre, cell.input_rows[gate] * width, width), False)
-    else:
-        product_transposed(columns_at(u_transposed, 0, rows), x, pre, False)
+    flat = as_vector(pre)
     if not cell.homogeneous:
         for i in range(pre.shape[0]):
-            for j in range(bias.size):
-                pre[i, j] += bias[j]
+            copy(bias, vector_at(flat, i * bias.size, bias.size))
+    elif cell.rows_apart:
+        fill(flat, 0)
+    onto = cell.rows_apart or not cell.homogeneous
+    if cell.rows_apart:
+        for gate in range(cell.gates):
+            part = columns_at(u_transposed, gate * width, width)
+            product_transposed(part, x, columns_at(pre, cell.input_rows[gate] * width, width), onto)
+    else:
+        product_transposed(columns_at(u_transposed, 0, rows), x, pre, onto)
 
 
 @register_jitable(error_model="numpy")
@@ -410,7 +412,6 @@ def _backward(one, cell, weights, block, work, out, totals, k):
     above_size = (steps + 1) * units
     probe = address(Role.PROBE, 0, 0, block.first + k)
     draw_probe(work.scratch, units, block.unit_probe, probe, block.key)
-    fill(vector_at(work.above, 0, above_size), 0)
     fill(work.above_exponents[0], NOTHING)
     copy(work.scratch, vector_at(work.above, steps * units, units))
     work.above_exponents[0, steps] = 0
