@@ -80,9 +80,9 @@ ROWS = {
     "mlp256_dense": Row("mlp", 256, ours=16, theirs=4, target=8, method="dense"),
     "mlp256_dense_batch64": Row("mlp", 256, batch=64, ours=16, theirs=4, target=4, method="dense"),
     "mlp256_given": Row("mlp", 256, ours=1024, theirs=256, target=5, method="given"),
-    "mlp64": Row("mlp", 64, ours=2000, theirs=32, method="conditional"),
-    "mlp256": Row("mlp", 256, ours=500, theirs=4, method="conditional"),
-    "mlp1024": Row("mlp", 1024, ours=100, theirs=2, method="conditional"),
+    "mlp64": Row("mlp", 64, ours=2000, theirs=32, target=250, method="conditional"),
+    "mlp256": Row("mlp", 256, ours=500, theirs=4, target=1000, method="conditional"),
+    "mlp1024": Row("mlp", 1024, ours=100, theirs=2, target=4000, method="conditional"),
 }
 
 

@@ -73,12 +73,12 @@ def table(name, x, y, drawn):
 def main():
     """Measure and draw."""
     widths = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
-    depths = [100, 300, 1000, 3000, 10_000, 30_000, 100_000]
-    counts = [10, 30, 100, 300, 1000, 3000]
+    depths = [100, 300, 1000, 3000, 10_000, 30_000]
+    counts = [10, 30, 100, 300, 1000, 3000, 10_000]
     rows = {
-        "width": (widths, [(1000, n, 12) for n in widths], "width (1,000 layers, 12 realizations)"),
-        "depth": (depths, [(depth, 256, 4) for depth in depths], "depth (width 256, 4 realizations)"),
-        "realizations": (counts, [(300, 64, count) for count in counts], "realizations (300 layers of width 64)"),
+        "width": (widths, [(1000, n, 60) for n in widths], "width (1,000 layers, 60 realizations)"),
+        "depth": (depths, [(depth, 256, 12) for depth in depths], "depth (width 256, 12 realizations)"),
+        "realizations": (counts, [(1000, 64, count) for count in counts], "realizations (1,000 layers of width 64)"),
     }
     with style():
         figure = Figure(figsize=(10.5, 3.6))

@@ -124,10 +124,15 @@ def run_task(
     (dict of arrays, array)
         Variable name -> float64 array, realizations first, nats; and where each realization left the number range, or -1.
     """
-    arrays = {name: np.empty((realizations, *shape)) for name, shape in result_shapes(task).items()}
-    left = np.empty(realizations, dtype=np.int64)
     workers = threads or default_threads()
     size = count or block_size(task, realizations, workers)
+    if executor is None and size >= realizations:  # one block: what it gives is the result, and need not be held twice
+        result = run_block(task, 0, realizations)
+        if advance is not None:
+            advance(realizations)
+        return result.arrays, result.left
+    arrays = {name: np.empty((realizations, *shape)) for name, shape in result_shapes(task).items()}
+    left = np.empty(realizations, dtype=np.int64)
 
     def keep(first: int, result: BlockResult) -> None:
         n = result.left.size
@@ -138,7 +143,7 @@ def run_task(
             advance(n)
 
     blocks = ((first, min(size, realizations - first)) for first in range(0, realizations, size))
-    if executor is None and (workers == 1 or size >= realizations):
+    if executor is None and workers == 1:
         try:
             for first, n in blocks:
                 keep(first, _run_one_of_many(task, first, n))

@@ -51,6 +51,7 @@ from fastgrad.jit import register_jitable
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation was evaluated
 BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed
+SCALAR_BYTES = 29  # of a layer and realization in `Work`: spread, squares, post, exponent, sent, regime
 LOGS = 256  # logarithms taken at a time
 SENT, HERE, WITH_BELOW, BELOW = range(4)  # rows of Work.logs: exponents of gradient, activation, their product; |x_{l-1}|^2
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine import conditional_batch, mlp_problem
 from fastgrad.engine.aligned import whole_lines
-from fastgrad.engine.conditional_mlp import Block, Layers, Work, conditional_kernel, work_arrays
+from fastgrad.engine.conditional_mlp import SCALAR_BYTES, Block, Layers, Work, conditional_kernel, work_arrays
 from fastgrad.engine.conditional_pointwise import phi_addresses, step_address
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
@@ -21,7 +21,8 @@ from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
 
-GROUP_NUMBERS = 256  # more leave the second-level cache, fewer leave pipelines idle
+GROUP_NUMBERS = 1024  # in a layer of a group: measured at widths 64 and 256, two threads; fewer leave pipelines idle, more leave the caches
+GROUP_SCALARS = 2**25  # bytes that all layers' scalars of a group may take
 
 __all__ = ["drawback", "obstacle", "run_conditional_mlp", "work", "workspace_bytes"]
 
@@ -168,7 +169,8 @@ def _width(network: MLP) -> int:
 
 def group(network: MLP) -> int:
     """Realizations that go through a layer together: enough that a loop is longer than the processor's pipelines."""
-    return max(1, min(8, GROUP_NUMBERS // whole_lines(_width(network))))
+    by_width, by_depth = GROUP_NUMBERS // whole_lines(_width(network)), GROUP_SCALARS // (SCALAR_BYTES * (network.depth + 1))
+    return max(1, min(8, by_width, by_depth))
 
 
 def workspace_bytes(task: Task) -> int:
@@ -180,7 +182,7 @@ def workspace_bytes(task: Task) -> int:
     if is_single(task):
         stored, row = length if task.keep else 2, whole_lines(_width(network))
         together = group(network)
-        return together * ((stored + 7) * row * itemsize + length * 29) + 24 * length
+        return together * ((stored + 7) * row * itemsize + length * SCALAR_BYTES) + 24 * length
     batch, sent = columns(task)
     row = _width(network) + SLACK + 15
     stored = length if task.keep else 1
