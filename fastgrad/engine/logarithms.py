@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastgrad.elementary import atanh_tail
 from fastgrad.engine.norms import LN2
 from fastgrad.jit import formula, register_jitable
 
@@ -21,18 +22,8 @@ def natural_log(x):
     z = i64((bits & i64(0xFFFFFFFFFFFFF)) + i64(0x3FE6A09E667F3BCD)).view(f64) - f64(1)
     s = z / (f64(2) + z)
     s2 = s * s
-    p = f64(2.0 / 21.0)
-    p = p * s2 + f64(2.0 / 19.0)
-    p = p * s2 + f64(2.0 / 17.0)
-    p = p * s2 + f64(2.0 / 15.0)
-    p = p * s2 + f64(2.0 / 13.0)
-    p = p * s2 + f64(2.0 / 11.0)
-    p = p * s2 + f64(2.0 / 9.0)
-    p = p * s2 + f64(2.0 / 7.0)
-    p = p * s2 + f64(2.0 / 5.0)
-    p = p * s2 + f64(2.0 / 3.0)
-    # ln(1 + z) = z - z s + s^3 p, z exact; ln 2 in two parts, the first with enough zeros to make e times it exact.
-    rest = e * f64(1.90821492927058770002e-10) + (s * s2 * p - z * s)
+    # ln(1 + z) = z - z s + s^3 atanh_tail, z exact; ln 2 in two parts, the first with enough zeros to make e times it exact.
+    rest = e * f64(1.90821492927058770002e-10) + (s * s2 * atanh_tail(s2) - z * s)
     value = e * f64(6.93147180369123816490e-01) + (z + rest)
     value = f64(-np.inf) if x == f64(0) else value
     return value if x < f64(np.inf) else x  # also NaN

@@ -26,6 +26,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from fastgrad.elementary import atanh_tail
 from fastgrad.engine.noalias import store
 from fastgrad.jit import INLINE, formula, register_jitable
 
@@ -146,17 +147,7 @@ def _minus_log_64(word):
     e = f64(0) if top else exponent
     s = z / (f64(2) + z)  # log(1 + z) = 2 atanh(s), |s| <= 0.172
     s2 = s * s
-    p = f64(2.0 / 21.0)
-    p = p * s2 + f64(2.0 / 19.0)
-    p = p * s2 + f64(2.0 / 17.0)
-    p = p * s2 + f64(2.0 / 15.0)
-    p = p * s2 + f64(2.0 / 13.0)
-    p = p * s2 + f64(2.0 / 11.0)
-    p = p * s2 + f64(2.0 / 9.0)
-    p = p * s2 + f64(2.0 / 7.0)
-    p = p * s2 + f64(2.0 / 5.0)
-    p = p * s2 + f64(2.0 / 3.0)
-    return -(e * f64(0.6931471805599453) + (f64(2) * s + s * s2 * p))
+    return -(e * f64(0.6931471805599453) + (f64(2) * s + s * s2 * atanh_tail(s2)))
 
 
 @formula
