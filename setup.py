@@ -21,7 +21,7 @@ FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
     FLAGS = ["/O2"]
 
-HEADERS = ["products.h", "normals.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc", "outer.inc"]
+HEADERS = ["products.h", "normals.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc", "outer.inc", "sums.inc"]
 
 
 class OptionalBuild(build_ext):

@@ -1,4 +1,4 @@
-/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic.
+/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic, and sums over rows.
  *
  * Letters, the same in every file of this folder:
  *   B   vectors in the batch                  b   one of them
@@ -43,6 +43,12 @@
  * a = b (1e-2 of it in float32, 1e-4 in float64) that rounding would show. */
 #define FG_OUTER_ARGS(REAL) int64_t B, int64_t M, int64_t N, const REAL *D, const REAL *X
 
+/* sums[r*8 + 0..7]: x.x, x.w, w.w, a.a, a.b, b.b, h.a, h.b of row r with a = s * x, b = s * w; rows of n numbers, `ld` apart, of H, X, S and W. */
+#define FG_SUMS_ARGS(REAL)                                                                                          \
+    int64_t rows, int64_t n, int64_t ld, const REAL *H, const REAL *X, const REAL *S, const REAL *W, REAL *sums
+
+FG_EXPORT void fg1_layer_sums_f32(FG_SUMS_ARGS(float));
+FG_EXPORT void fg1_layer_sums_f64(FG_SUMS_ARGS(double));
 FG_EXPORT double fg1_outer_f32(FG_OUTER_ARGS(float));
 FG_EXPORT double fg1_outer_f64(FG_OUTER_ARGS(double));
 FG_EXPORT void fg1_transposed_f32(FG_TRANSPOSED_ARGS(float));

@@ -49,6 +49,11 @@ def formula(function: F) -> F:
     return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
 
 
+def part(function: F) -> F:
+    """A piece of one kernel, compiled into its place: a call would copy the kernel's named tuples of arrays, over a kilobyte, each time."""
+    return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
+
+
 def reduction(function: F) -> F:
     """A sum or maximum over an array that LLVM may vectorise by reordering."""
     return register_jitable(fastmath=REDUCTION_FLAGS, error_model="numpy")(function)  # type: ignore[no-any-return]

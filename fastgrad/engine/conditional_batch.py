@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgrad.engine.compile import kernel
-from fastgrad.engine.conditional_mlp import LINE, PHI, TANGENT
+from fastgrad.engine.conditional_layer import LINE, PHI, TANGENT
 from fastgrad.engine.dense_mlp import ACTIVATION, BIAS_GRADIENT, GRADIENT, GRADIENT_MAX, TINY, WEIGHT_GRADIENT
 from fastgrad.engine.draws import NORMAL, SLACK, draw_panel, draw_probe, draw_vector
 from fastgrad.engine.norms import excess, largest, log_norm, log_size, multiply_by, power_of_two, sum_of_squares

@@ -12,9 +12,9 @@ from fastgrad.activations import ACTIVATIONS
 from fastgrad.engine import conditional_batch, mlp_problem
 from fastgrad.engine.aligned import whole_lines
 from fastgrad.engine.conditional_mlp import SCALAR_BYTES, Block, Layers, Work, conditional_kernel, work_arrays
-from fastgrad.engine.conditional_pointwise import phi_addresses, step_address
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
+from fastgrad.engine.layer_sums import SUMS
 from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.task import BlockResult, Task
@@ -114,8 +114,8 @@ def _layers(task: Task) -> Layers:
     network = task.network
     assert isinstance(network, MLP)
     widths, scales = _widths_and_scales(task)
-    phi = phi_addresses(network.activation, task.dtype)
-    return Layers(widths=widths, weight_std=scales, **phi._asdict(), step=step_address(task.dtype), **_shared_by_layers(task))
+    phi = activation_address(network.activation, task.dtype)
+    return Layers(widths=widths, weight_std=scales, phi=phi, **_shared_by_layers(task))
 
 
 def _run_single(task: Task, first: int, count: int) -> BlockResult:
@@ -124,14 +124,14 @@ def _run_single(task: Task, first: int, count: int) -> BlockResult:
 
     def prepare() -> tuple[Layers, Work]:
         layers = shared_once(task, lambda: _layers(task))
-        return layers, work_arrays(layers, number, task.keep, group(network))
+        return layers, work_arrays(layers, number, _keeps_layers(task), group(task))
 
     layers, work = prepared_once(task, prepare)
     inputs = np.empty(0, number) if task.inputs is None else task.inputs[0].astype(number)
     block = Block(first, count, task.key_words, inputs, task.unit_probe, task.slots(), task.columns(VARIABLES))
     out = np.full((len(task.variables), count, task.kept), np.nan)
     left = np.empty(count, dtype=np.int64)
-    conditional_kernel()(number(1), layers, block, work, out, left)
+    conditional_kernel()(layers, block, work, out, left)
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 
@@ -167,9 +167,21 @@ def _width(network: MLP) -> int:
     return network.width or max(network.widths)
 
 
-def group(network: MLP) -> int:
+def _scalar_bytes(task: Task) -> int:
+    """Bytes that a layer of one realization takes between the passes."""
+    return SCALAR_BYTES + SUMS * task.itemsize
+
+
+def _keeps_layers(task: Task) -> bool:
+    """Whether the layers' rows stay between the passes: only the largest entries ask for them."""
+    return task.keep and "gradient_log_max" in task.variables
+
+
+def group(task: Task) -> int:
     """Realizations that go through a layer together: enough that a loop is longer than the processor's pipelines."""
-    by_width, by_depth = GROUP_NUMBERS // whole_lines(_width(network)), GROUP_SCALARS // (SCALAR_BYTES * (network.depth + 1))
+    network = task.network
+    assert isinstance(network, MLP)
+    by_width, by_depth = GROUP_NUMBERS // whole_lines(_width(network)), GROUP_SCALARS // (_scalar_bytes(task) * (network.depth + 1))
     return max(1, min(8, by_width, by_depth))
 
 
@@ -180,9 +192,8 @@ def workspace_bytes(task: Task) -> int:
     itemsize = task.itemsize
     length = network.depth + 1
     if is_single(task):
-        stored, row = length if task.keep else 2, whole_lines(_width(network))
-        together = group(network)
-        return together * ((stored + 7) * row * itemsize + length * SCALAR_BYTES) + 24 * length
+        stored, row = 2 * length if _keeps_layers(task) else 2, whole_lines(_width(network))
+        return group(task) * ((stored + 7) * row * itemsize + length * _scalar_bytes(task)) + 24 * length
     batch, sent = columns(task)
     row = _width(network) + SLACK + 15
     stored = length if task.keep else 1

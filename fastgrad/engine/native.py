@@ -43,7 +43,7 @@ def _load_library() -> Path | None:
         return None
     llvmlite.binding.load_library_permanently(spec.origin)
     # A call of a missing symbol would end the process, without a Python error.
-    if any(llvmlite.binding.address_of_symbol(name) is None for name in ("fg1_transposed_f32", "fg1_outer_f32")):
+    if any(llvmlite.binding.address_of_symbol(name) is None for name in ("fg1_transposed_f32", "fg1_outer_f32", "fg1_layer_sums_f32")):
         raise ImportError(
             f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad "
             "again, or set FASTGRAD_DISABLE_C=1 to do without it"

@@ -1,0 +1,120 @@
+"""A layer as the conditional sampler sees it, made from addresses alone: pre-activations, activations, slopes, and the noise of the layer above.
+
+Whoever needs a layer's numbers again gets the same ones from here, whether for a whole group of realizations or for one.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastgrad.engine.arrays import copy, fill
+from fastgrad.engine.draws import draw_normals, draw_probe
+from fastgrad.engine.norms import power_of_two
+from fastgrad.engine.pointwise import activate
+from fastgrad.engine.random import Role, address
+from fastgrad.engine.views import vector_at
+from fastgrad.jit import part, register_jitable
+
+TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
+PHI, LINE, TANGENT = range(3)  # how a layer's activation is evaluated
+
+
+@part
+def set_spread(layers, work, layer, k):
+    """S_layer and how phi is to be evaluated, from |x_{layer-1}| * 2**carry; carry becomes the exponent of h."""
+    last = layer == layers.widths.size - 1
+    line = layers.linear_output and last
+    std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
+    exponent = work.carry[k]
+    spread = std * math.sqrt(work.squares[layer - 1, k])
+    common = exponent
+    if layers.bias_std > 0.0:
+        common = max(exponent, 0)
+        spread = math.hypot(spread * power_of_two(exponent - common), layers.bias_std * power_of_two(-common))
+    regime = LINE if line else PHI
+    if common != 0 and not (layers.homogeneous or line):
+        if spread * power_of_two(common) < TINY:
+            regime = TANGENT
+        else:
+            spread *= power_of_two(common)
+            common = 0
+    work.spread[layer, k] = spread
+    work.regime[layer, k] = regime
+    work.exponent[layer, k] = common
+    work.carry[k] = common
+
+
+@part
+def _scale(row, factor):
+    for j in range(row.size):
+        row[j] = row[j] * factor
+
+
+@part
+def _line(below, above, h, x, slope):
+    """phi as a line with slopes ``below`` and ``above`` 0."""
+    for j in range(h.size):
+        d = below if h[j] < 0 else above
+        x[j] = h[j] * d
+        slope[j] = d
+
+
+@part
+def _inputs(layers, block, count, realization, h, x, slope):
+    """The inputs as a layer whose gradient goes no further."""
+    n, gap = layers.widths[0], x.shape[1]
+    if block.inputs.size == 0:
+        draw_normals(x, count, n, 0, Role.INPUT, realization, block.key)
+    for k in range(count):
+        if block.inputs.size > 0:
+            copy(block.inputs, vector_at(x, k * gap, n))
+        fill(vector_at(h, k * gap, n), 0)
+        fill(vector_at(slope, k * gap, n), 0)
+
+
+@part
+def _apply_phi(layers, work, layer, first, count, h, x, slope):
+    n, gap = layers.widths[layer], h.shape[1]
+    curved = 0
+    for k in range(count):
+        curved += work.regime[layer, first + k] == PHI
+    if curved == count:  # in one go, with what lies between the rows
+        total = (count - 1) * gap + n
+        activate(layers.phi, vector_at(h, 0, total), work.zeros, vector_at(x, 0, total), vector_at(slope, 0, total))
+        return
+    for k in range(count):
+        h_k, x_k, slope_k = vector_at(h, k * gap, n), vector_at(x, k * gap, n), vector_at(slope, k * gap, n)
+        if work.regime[layer, first + k] == PHI:
+            activate(layers.phi, h_k, work.zeros, x_k, slope_k)
+        else:
+            straight = work.regime[layer, first + k] == LINE
+            number = h.dtype.type
+            _line(number(1.0 if straight else layers.left_slope), number(1.0 if straight else layers.right_slope), h_k, x_k, slope_k)
+
+
+@part
+def _draw_noise(layers, block, layer, count, realization, noise):
+    """What the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe."""
+    n, gap = layers.widths[layer], noise.shape[1]
+    if layer < layers.widths.size - 1:
+        draw_normals(noise, count, n, layer + 1, Role.BACKWARD_NOISE, realization, block.key)
+        return
+    for k in range(count):
+        draw_probe(vector_at(noise, k * gap, gap), n, block.unit_probe, address(Role.PROBE, 0, 0, realization + k), block.key)
+
+
+@register_jitable(error_model="numpy")
+def evaluate(layers, block, work, layer, first, count, realization, h, x, slope, noise):
+    """h, x = phi(h), slope = phi'(h) and noise of rows first … first + count - 1 of a group; ``realization``: of row ``first``.
+
+    h, x, slope, noise : (rows, row length) matrices in the precision of the run, row length at least 4 * `panel_counters` (n).
+    """
+    if layer == 0:
+        _inputs(layers, block, count, realization, h, x, slope)
+    else:
+        n = layers.widths[layer]
+        draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
+        for k in range(count):
+            _scale(vector_at(h, k * h.shape[1], n), h.dtype.type(work.spread[layer, first + k]))
+        _apply_phi(layers, work, layer, first, count, h, x, slope)
+    _draw_noise(layers, block, layer, count, realization, noise)

@@ -1,0 +1,113 @@
+"""Eight sums over a layer's units: all that the conditional sampler's backward pass needs of the layer.
+
+A gradient that arrives at a layer is g = a x + b w, with the layer's activations x, noise w and two numbers (``conditional_mlp.py``). Of it and of
+delta = phi'(h) g only |g|, |delta| and h^T delta matter, and these are quadratic and linear forms in (a, b) whose coefficients are
+
+    x.x   x.w   w.w   a.a   a.b   b.b   h.a   h.b         a = phi'(h) x,  b = phi'(h) w,  entry by entry.
+
+They do not depend on the gradient, so they can be formed in the forward pass, while the layer is in the first-level cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import lower_builtin, overload, type_callable
+
+from fastgrad.engine.native import HAVE_C
+from fastgrad.engine.pointers import call_symbol
+from fastgrad.engine.views import vector_at
+from fastgrad.jit import CALLED, REDUCTION_FLAGS, reduction, register_jitable
+
+SUMS = 8
+XX, XW, WW, AA, AB, BB, HA, HB = range(SUMS)
+
+_SUFFIXES = {types.float32: "f32", types.float64: "f64"}
+
+
+def layer_sums(count, n, h, x, slope, noise, sums):
+    """The sums of each of ``count`` rows, in the rows' precision.
+
+    Parameters
+    ----------
+    count, n : int
+        Rows that count, and numbers of each.
+    h, x, slope, noise : (rows, row length) contiguous arrays
+        Pre-activations, activations, slopes phi'(h), noise.
+    sums : (rows, SUMS) contiguous array
+        What comes out: columns `XX` to `HB`.
+    """
+    h, x, slope, noise = (rows[:count, :n] for rows in (h, x, slope, noise))
+    a, b = slope * x, slope * noise
+    pairs = ((x, x), (x, noise), (noise, noise), (a, a), (a, b), (b, b), (h, a), (h, b))
+    sums[:count] = np.stack([np.sum(u * v, axis=1) for u, v in pairs], axis=1)
+
+
+@register_jitable(forceinline=True, fastmath=REDUCTION_FLAGS)
+def _plus(total, a, b):
+    """total + a b; may be reordered with its neighbours in a loop."""
+    return total + a * b
+
+
+@reduction
+def _row_sums(h, x, slope, noise, factor, sums):
+    """The sums of one row with ``factor`` x for x, in the precision of ``factor``."""
+    number = type(factor)
+    xx = xw = ww = aa = ab = bb = ha = hb = number(0)
+    for j in range(x.size):
+        y, w, d, p = number(x[j]) * factor, number(noise[j]), number(slope[j]), number(h[j])
+        a, b = d * y, d * w
+        xx, xw, ww = _plus(xx, y, y), _plus(xw, y, w), _plus(ww, w, w)
+        aa, ab, bb = _plus(aa, a, a), _plus(ab, a, b), _plus(bb, b, b)
+        ha, hb = _plus(ha, p, a), _plus(hb, p, b)
+    sums[XX], sums[XW], sums[WW] = xx, xw, ww
+    sums[AA], sums[AB], sums[BB] = aa, ab, bb
+    sums[HA], sums[HB] = ha, hb
+
+
+@register_jitable
+def exact_sums(h, x, slope, noise, factor, sums):
+    """The sums of one row in float64, x multiplied by ``factor`` (float64) first: where the quick ones overflow, underflow or cancel.
+
+    Products of two float32 numbers are exact here; of what remains, eight digits more than the quick sums have.
+    """
+    _row_sums(h, x, slope, noise, factor, sums)
+
+
+def _twin(count, n, h, x, slope, noise, sums):
+    gap = h.shape[1]
+    for k in range(count):
+        start = k * gap
+        rows = vector_at(h, start, n), vector_at(x, start, n), vector_at(slope, start, n), vector_at(noise, start, n)
+        _row_sums(*rows, h.dtype.type(1), vector_at(sums, k * SUMS, SUMS))
+
+
+def _fit(h, x, slope, noise, sums):
+    return all(isinstance(a, types.Array) and a.ndim == 2 and a.layout == "C" and a.dtype in _SUFFIXES for a in (h, x, slope, noise, sums))
+
+
+def _choose_twin(count, n, h, x, slope, noise, sums):
+    return _twin if _fit(h, x, slope, noise, sums) else None
+
+
+def _type_layer_sums(context):
+    def typer(count, n, h, x, slope, noise, sums):
+        arrays = h, x, slope, noise, sums
+        return types.void(types.int64, types.int64, *arrays) if _fit(*arrays) else None
+
+    return typer
+
+
+def _lower_layer_sums(context, builder, signature, args):
+    views = [context.make_array(given)(context, builder, value) for given, value in zip(signature.args[2:], args[2:], strict=True)]
+    gap = cgutils.unpack_tuple(builder, views[0].shape, 2)[1]
+    symbol = f"fg1_layer_sums_{_SUFFIXES[signature.args[2].dtype]}"
+    return call_symbol(context, builder, symbol, [args[0], args[1], gap, *[view.data for view in views]])
+
+
+if HAVE_C:
+    type_callable(layer_sums)(_type_layer_sums)
+    lower_builtin(layer_sums, types.Integer, types.Integer, *[types.Array] * 5)(_lower_layer_sums)
+else:
+    overload(layer_sums, jit_options=CALLED)(_choose_twin)
