@@ -68,6 +68,6 @@ void fg1_dot_f32(FG_DOT_ARGS(float)) { dot_f32_base(FG_PASS_DOT); }
 void fg1_dot_f64(FG_DOT_ARGS(double)) { dot_f64_base(FG_PASS_DOT); }
 double fg1_outer_f32(FG_OUTER_ARGS(float)) { return outer_f32_base(B, M, N, D, X); }
 double fg1_outer_f64(FG_OUTER_ARGS(double)) { return outer_f64_base(B, M, N, D, X); }
-void fg1_layer_sums_f32(FG_SUMS_ARGS(float)) { layer_sums_f32_base(rows, n, ld, H, X, S, W, sums); }
-void fg1_layer_sums_f64(FG_SUMS_ARGS(double)) { layer_sums_f64_base(rows, n, ld, H, X, S, W, sums); }
+void fg1_layer_sums_f32(FG_SUMS_ARGS(float)) { layer_sums_f32_base(rows, n, ld, H, X, S, W, sums, lds); }
+void fg1_layer_sums_f64(FG_SUMS_ARGS(double)) { layer_sums_f64_base(rows, n, ld, H, X, S, W, sums, lds); }
 #endif

@@ -43,9 +43,9 @@
  * a = b (1e-2 of it in float32, 1e-4 in float64) that rounding would show. */
 #define FG_OUTER_ARGS(REAL) int64_t B, int64_t M, int64_t N, const REAL *D, const REAL *X
 
-/* sums[r*8 + 0..7]: x.x, x.w, w.w, a.a, a.b, b.b, h.a, h.b of row r with a = s * x, b = s * w; rows of n numbers, `ld` apart, of H, X, S and W. */
+/* sums[j*lds + r], j = 0..7: x.x, x.w, w.w, a.a, a.b, b.b, h.a, h.b of row r with a = s * x, b = s * w; rows of n numbers, `ld` apart, of H, X, S, W. */
 #define FG_SUMS_ARGS(REAL)                                                                                          \
-    int64_t rows, int64_t n, int64_t ld, const REAL *H, const REAL *X, const REAL *S, const REAL *W, REAL *sums
+    int64_t rows, int64_t n, int64_t ld, const REAL *H, const REAL *X, const REAL *S, const REAL *W, REAL *sums, int64_t lds
 
 FG_EXPORT void fg1_layer_sums_f32(FG_SUMS_ARGS(float));
 FG_EXPORT void fg1_layer_sums_f64(FG_SUMS_ARGS(double));

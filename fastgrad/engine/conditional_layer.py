@@ -7,30 +7,55 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.draws import draw_normals, draw_probe
+from fastgrad.engine.noalias import load, store
 from fastgrad.engine.norms import power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import part, register_jitable
+from fastgrad.jit import formula, part, register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation is evaluated
 
 
+@formula
+def _spread(std, squares, bias):
+    """S = sqrt(s^2 + sigma_b^2), s = w |x|."""
+    s = std * math.sqrt(squares)
+    return math.sqrt(s * s + bias * bias) if bias > 0.0 else s
+
+
 @part
-def set_spread(layers, work, layer, k):
+def set_spreads(layers, work, layer, count):
     """S_layer and how phi is to be evaluated, from |x_{layer-1}| * 2**carry; carry becomes the exponent of h."""
-    last = layer == layers.widths.size - 1
-    line = layers.linear_output and last
+    group, line = work.x.shape[1], layers.linear_output and layer == layers.widths.size - 1
+    std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
+    squares, spread = vector_at(work.squares, (layer - 1) * group, count), vector_at(work.spread, layer * group, count)
+    exponent, regime = vector_at(work.exponent, layer * group, count), vector_at(work.regime, layer * group, count)
+    moves = layers.bias_std > 0.0 or not (layers.homogeneous or line)  # whether a carry other than 0 needs looking at
+    unusual = 0
+    for k in range(count):
+        carry = load(work.carry, k)
+        unusual |= moves & (carry != 0)
+        store(spread, k, _spread(std, load(squares, k), layers.bias_std), 0)
+        store(exponent, k, np.int32(carry), 1)
+        store(regime, k, np.int8(LINE if line else PHI), 2)
+    if unusual:
+        for k in range(count):
+            _set_spread(layers, work, layer, k, line)
+
+
+@part
+def _set_spread(layers, work, layer, k, line):
+    """`set_spreads` for one row, whatever its exponent."""
     std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
     exponent = work.carry[k]
-    spread = std * math.sqrt(work.squares[layer - 1, k])
-    common = exponent
-    if layers.bias_std > 0.0:
-        common = max(exponent, 0)
-        spread = math.hypot(spread * power_of_two(exponent - common), layers.bias_std * power_of_two(-common))
+    common = max(exponent, 0) if layers.bias_std > 0.0 else exponent
+    spread = _spread(std * power_of_two(exponent - common), work.squares[layer - 1, k], layers.bias_std * power_of_two(-common))
     regime = LINE if line else PHI
     if common != 0 and not (layers.homogeneous or line):
         if spread * power_of_two(common) < TINY:

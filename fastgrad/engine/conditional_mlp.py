@@ -29,21 +29,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgrad.engine.aligned import aligned_zeros, whole_lines
-from fastgrad.engine.arrays import copy
 from fastgrad.engine.compile import kernel
-from fastgrad.engine.conditional_layer import PHI, TINY, evaluate, set_spread
+from fastgrad.engine.conditional_layer import PHI, TINY, evaluate, set_spreads
 from fastgrad.engine.dense_mlp import ACTIVATION, BIAS_GRADIENT, GRADIENT, GRADIENT_MAX, WEIGHT_GRADIENT, put
 from fastgrad.engine.draws import SLACK, draw_normals
 from fastgrad.engine.layer_sums import AA, AB, BB, HA, HB, SUMS, WW, XW, XX, exact_sums, layer_sums
+from fastgrad.engine.noalias import load, store
 from fastgrad.engine.norms import WINDOW, power_of_two
 from fastgrad.engine.random import Role
 from fastgrad.engine.recorded_logs import LOGS, ROWS, take_recorded_logs
 from fastgrad.engine.views import matrix_at, plane_at, vector_at
-from fastgrad.jit import part, reduction, register_jitable
+from fastgrad.engine.wide import widest_vectors
+from fastgrad.jit import formula, part, reduction, register_jitable
 
 BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed
 LEAST_32, LEAST_64 = 1e-30, 1e-290  # sums of squares below may have lost terms to underflow, those above 1/LEAST to overflow
 CANCELS = 1.0 / 16.0  # a form this far below the sum of its terms' sizes has lost a digit
+LOST = -1.0  # stands for |x|^2 when x has left the number range, until it is recorded
 SCALAR_BYTES = 29  # of a layer and realization in `Work`: spread, squares, post, exponent, sent, regime
 
 
@@ -82,8 +84,9 @@ class Work(NamedTuple):
     """Arrays that one block works in.
 
     h, slope : (1, G, W); x, noise : (L + 1, G, W) where layers are kept for the largest entries, else (1, G, W).  again : (4, 1, W), one row of
-    these four.  zeros : (G W,).  blur : (G, 2 SLACK).  sums : (L + 1, G, SUMS) in the precision of the run, x as it was evaluated.
-    forms : (SUMS,) float64, the sums in use.  Of the gradient that a row has arrived at, (G,) float64: along, across and a with
+    these four.  zeros : (G W,).  blur_rows : (G, 2 SLACK), whose first column blur, (G,) float64, holds: the normals xi of a layer.
+    sums : (L + 1, SUMS, G) in the precision of the run, x as it was evaluated.  forms : (SUMS,) float64, the sums of one row.
+     Of the gradient that a row has arrived at, (G,) float64: along, across and a with
     g = along x + across (z' - x x.z'/|x|^2) = a x + across z', the norms' squares g_squares, delta_squares, and delta_h = h^T delta.
     carry : (G,) int64, exponent of the pass.  Of each layer, (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x;
     exponent int32, of h; sent int32, of the gradient; regime int8.  logs : (ROWS, LOGS).  Rows are `whole_lines`, which a panel fits into.
@@ -95,6 +98,7 @@ class Work(NamedTuple):
     noise: Any
     again: Any
     zeros: Any
+    blur_rows: Any
     blur: Any
     sums: Any
     forms: Any
@@ -151,8 +155,8 @@ def _orders_to_take(layers, work, layer, k, squares):
 
 @part
 def _keep_size(layers, block, work, layer, k, realization):
-    """|x_layer|^2 and the orders taken out of it; returns whether it left the number range."""
-    squares = 1.0 * work.sums[layer, k, XX]
+    """|x_layer|^2 and the orders taken out of it."""
+    squares = 1.0 * work.sums[layer, XX, k]
     least = LEAST_32 if work.x.itemsize == 4 else LEAST_64
     post = 0
     if not (squares >= least and squares <= 1.0 / least) and work.spread[layer, k] > 0.0:
@@ -160,21 +164,50 @@ def _keep_size(layers, block, work, layer, k, realization):
             post = BEYOND_SQUARES_32 if work.x.itemsize == 4 else BEYOND_SQUARES_64
         _sum_again(layers, block, work, layer, k, realization, power_of_two(-post))
         squares = work.forms[XX]
-    lost = not squares < math.inf
-    if lost:
-        squares, post = 0.0, 0
+    if not squares < math.inf:
+        squares, post = LOST, 0
     elif post == 0:
         post = _orders_to_take(layers, work, layer, k, squares)
         squares *= power_of_two(-2 * post)
     work.squares[layer, k] = squares
     work.post[layer, k] = post
     work.carry[k] += post
-    return lost
+
+
+@part
+def _keep_sizes(layers, block, work, layer, count, realization):
+    """`_keep_size` of all rows: at once where all are in the window, as they nearly always are."""
+    group = work.x.shape[1]
+    xx = vector_at(work.sums, (layer * SUMS + XX) * group, count)
+    squares, post = vector_at(work.squares, layer * group, count), vector_at(work.post, layer * group, count)
+    width = float(layers.widths[layer])
+    unusual = 0
+    for k in range(count):
+        size = 1.0 * load(xx, k)
+        mean = size / width
+        unusual |= not (mean >= 1.0 / WINDOW**2 and mean <= WINDOW**2) or not (layers.homogeneous or load(work.carry, k) == 0)
+        store(squares, k, size, 0)
+        store(post, k, np.int32(0), 1)
+    if unusual:
+        for k in range(count):
+            _keep_size(layers, block, work, layer, k, realization)
+
+
+@part
+def _record_activation(block, work, out, left, k0, count, layer):
+    for k in range(count):
+        if work.squares[layer, k] == LOST:
+            work.squares[layer, k] = 0.0
+            if left[k0 + k] < 0:
+                left[k0 + k] = layer
+        if left[k0 + k] < 0:
+            put(out, block.columns, block.slots, ACTIVATION, k0 + k, layer, work.squares[layer, k])
 
 
 @register_jitable(error_model="numpy")
 def _forward(layers, block, work, out, left, k0, count):
     """Scalars and sums of all layers; left[k0 + k] becomes the first layer that left the number range."""
+    widest_vectors()
     realization, group = block.first + k0, work.x.shape[1]
     for k in range(count):
         left[k0 + k] = -1
@@ -187,38 +220,50 @@ def _forward(layers, block, work, out, left, k0, count):
         h, slope = matrix_at(work.h, 0, group, _row_length(n)), matrix_at(work.slope, 0, group, _row_length(n))
         x, noise = matrix_at(work.x, start, group, _row_length(n)), matrix_at(work.noise, start, group, _row_length(n))
         if layer > 0:
-            for k in range(count):
-                set_spread(layers, work, layer, k)
+            set_spreads(layers, work, layer, count)
         evaluate(layers, block, work, layer, 0, count, realization, h, x, slope, noise)
         layer_sums(count, n, h, x, slope, noise, plane_at(work.sums, layer))
-        for k in range(count):
-            lost = _keep_size(layers, block, work, layer, k, realization)
-            if lost and left[k0 + k] < 0:
-                left[k0 + k] = layer
-            if left[k0 + k] < 0:
-                put(out, block.columns, block.slots, ACTIVATION, k0 + k, layer, work.squares[layer, k])
+        _keep_sizes(layers, block, work, layer, count, realization)
+        _record_activation(block, work, out, left, k0, count, layer)
 
 
 # --- backward ----------------------------------------------------------------------------------------------------------------------
 
 
-@part
-def _form(layers, work, layer, k, p):
-    """|g|^2, |delta|^2 and h^T delta from ``forms``, ``p`` x for x; returns whether float32 sums would leave them their digits."""
-    sums = work.forms
-    along, b = work.along[k], work.across[k]
-    t = 0.0  # z' - t x is what the layer above adds to g: nothing is known of a weight matrix at the end, or of one that was multiplied by 0
-    if layer < layers.widths.size - 1 and work.squares[layer, k] != 0.0 and work.spread[layer + 1, k] != 0.0:
-        t = sums[XW] / (sums[XX] * p)
-    rest = sums[WW] - t * sums[XW] * p
+@formula
+def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
+    """(a, |g|^2, |delta|^2, h^T delta, sum of the sizes of the terms of |delta|^2) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
     a = along - b * t
-    terms = a * a * sums[AA] * p * p + b * b * sums[BB]
-    delta = terms + 2.0 * a * b * sums[AB] * p
-    work.a[k] = a
-    work.g_squares[k] = max(along * along * sums[XX] * p * p + b * b * rest, 0.0)
-    work.delta_squares[k] = max(delta, 0.0)
-    work.delta_h[k] = a * sums[HA] * p + b * sums[HB]
-    return rest >= CANCELS * sums[WW] and (layer == 0 or delta >= CANCELS * terms)
+    terms = a * a * aa + b * b * bb
+    g = along * along * xx + b * b * (ww - t * xw)
+    delta = terms + 2.0 * (a * b) * ab
+    return a, max(g, 0.0), max(delta, 0.0), a * ha + b * hb, terms
+
+
+@part
+def _see_row(layers, block, work, layer, k, realization):
+    """What matters of the gradient that has arrived at a layer, for one row, whatever its sums are."""
+    along, b = work.along[k], work.across[k]
+    if along == 0.0 and b == 0.0:
+        work.a[k] = work.g_squares[k] = work.delta_squares[k] = work.delta_h[k] = 0.0
+        return
+    # At the end of the network, and of a weight matrix that was multiplied by zero, nothing is known.
+    known = layer < layers.widths.size - 1 and work.squares[layer, k] != 0.0 and work.spread[layer + 1, k] != 0.0
+    p = power_of_two(-work.post[layer, k])
+    sums, exact = work.forms, False
+    for j in range(SUMS):
+        sums[j] = work.sums[layer, j, k]
+    while True:
+        t = sums[XW] * p / (sums[XX] * p * p) if known else 0.0
+        a, g, delta, delta_h, terms = _forms(
+            sums[XX] * p * p, sums[XW] * p, sums[WW], sums[AA] * p * p, sums[AB] * p, sums[BB], sums[HA] * p, sums[HB], along, b, t
+        )
+        keeps = sums[WW] - t * sums[XW] * p >= CANCELS * sums[WW] and (layer == 0 or delta >= CANCELS * terms)
+        if exact or (_in_range(work, layer) and (keeps or work.x.itemsize == 8)):
+            break
+        _sum_again(layers, block, work, layer, k, realization, p)
+        p, exact = 1.0, True
+    work.a[k], work.g_squares[k], work.delta_squares[k], work.delta_h[k] = a, g, delta, delta_h
 
 
 @part
@@ -234,41 +279,86 @@ def _in_range(work, layer):
 
 
 @part
-def _see_gradient(layers, block, work, layer, k, realization):
-    """What matters of the gradient that has arrived at a layer."""
-    if work.along[k] == 0.0 and work.across[k] == 0.0:
-        work.a[k] = work.g_squares[k] = work.delta_squares[k] = work.delta_h[k] = 0.0
-        return
-    copy(vector_at(work.sums, (layer * work.sums.shape[1] + k) * SUMS, SUMS), work.forms)
-    p = power_of_two(-work.post[layer, k])
-    if _in_range(work, layer) and (_form(layers, work, layer, k, p) or work.x.itemsize == 8):
-        return
-    _sum_again(layers, block, work, layer, k, realization, p)
-    _form(layers, work, layer, k, 1.0)
+def _see_gradients(layers, block, work, layer, count, realization):
+    """What matters of the gradients that have arrived at a layer: of all rows at once where nothing is unusual, as nearly always."""
+    group = work.x.shape[1]
+    xx, xw = vector_at(work.sums, (layer * SUMS + XX) * group, count), vector_at(work.sums, (layer * SUMS + XW) * group, count)
+    ww, aa = vector_at(work.sums, (layer * SUMS + WW) * group, count), vector_at(work.sums, (layer * SUMS + AA) * group, count)
+    ab, bb = vector_at(work.sums, (layer * SUMS + AB) * group, count), vector_at(work.sums, (layer * SUMS + BB) * group, count)
+    ha, hb = vector_at(work.sums, (layer * SUMS + HA) * group, count), vector_at(work.sums, (layer * SUMS + HB) * group, count)
+    squares, post = vector_at(work.squares, layer * group, count), vector_at(work.post, layer * group, count)
+    known = 1.0 if layer < layers.widths.size - 1 else 0.0
+    above = vector_at(work.spread, min(layer + 1, layers.widths.size - 1) * group, count)
+    least = LEAST_32 if work.x.itemsize == 4 else LEAST_64
+    unusual = 0
+    for k in range(count):
+        x2, w2, a2, b2 = 1.0 * load(xx, k), 1.0 * load(ww, k), 1.0 * load(aa, k), 1.0 * load(bb, k)
+        xw_, ab_, ha_, hb_ = 1.0 * load(xw, k), 1.0 * load(ab, k), 1.0 * load(ha, k), 1.0 * load(hb, k)
+        along, b = load(work.along, k), load(work.across, k)
+        t = known * (xw_ / x2)
+        a, g, delta, delta_h, terms = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
+        fine = (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
+        fine &= (w2 - t * xw_ >= CANCELS * w2) & (delta >= CANCELS * terms)
+        fine &= (min(min(x2, a2), b2) >= least) & (max(max(x2, a2), b2) <= 1.0 / least) & (abs(ha_) + abs(hb_) <= 1.0 / least)
+        unusual |= not fine
+        store(work.a, k, a, 0)
+        store(work.g_squares, k, g, 1)
+        store(work.delta_squares, k, delta, 2)
+        store(work.delta_h, k, delta_h, 3)
+    if unusual:
+        for k in range(count):
+            _see_row(layers, block, work, layer, k, realization)
+
+
+@formula
+def _next(std, spread, squares, delta_squares, delta_h, bias, blur, order):
+    """(along, across) of g_{l-1}; order: a power of two, what x_{l-1} is in units of h_l."""
+    ratio = std / spread
+    delta = math.sqrt(delta_squares)
+    return ratio * order * (ratio * delta_h) + ratio * bias * delta * blur / math.sqrt(squares), std * delta
 
 
 @part
-def _step_down(layers, work, layer, k, blur):
-    """(along, across) of g_{layer-1}, orders taken out of them where it would leave the window; blur: the normal xi."""
-    delta = math.sqrt(work.delta_squares[k])
+def _step_row(layers, work, layer, k):
+    """(along, across) of one row, orders taken out of them where the gradient would leave the window."""
     std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
     squares, spread = work.squares[layer - 1, k], work.spread[layer, k]
-    along, across = 0.0, std * delta
+    along, across = 0.0, std * math.sqrt(work.delta_squares[k])
     if squares != 0.0 and spread != 0.0:  # else W x = 0 tells nothing about W
-        before = work.exponent[layer - 1, k] + work.post[layer - 1, k] - work.exponent[layer, k]  # of x, beside that of h
-        ratio = std / spread
-        along = ratio * power_of_two(before) * (ratio * work.delta_h[k])
-        if layers.bias_std > 0.0:
-            along += ratio * layers.bias_std * power_of_two(-work.exponent[layer, k]) * delta * blur / math.sqrt(squares)
-    typical = along * along * (squares / layers.widths[layer - 1]) + across * across  # its square
-    if not (typical >= 1.0 / WINDOW**2 and typical <= WINDOW**2):
-        size = math.hypot(along * math.sqrt(squares / layers.widths[layer - 1]), across)
-        if size > 0.0 and not (size >= 1.0 / WINDOW and size <= WINDOW):
-            shift = math.frexp(size)[1]
-            along, across = along * power_of_two(-shift), across * power_of_two(-shift)
-            work.carry[k] += shift
+        order = power_of_two(work.exponent[layer - 1, k] + work.post[layer - 1, k] - work.exponent[layer, k])
+        bias = layers.bias_std * power_of_two(-work.exponent[layer, k])
+        along, across = _next(std, spread, squares, work.delta_squares[k], work.delta_h[k], bias, work.blur[k], order)
+    size = math.hypot(along * math.sqrt(squares / layers.widths[layer - 1]), across)
+    if size > 0.0 and not (size >= 1.0 / WINDOW and size <= WINDOW):
+        shift = math.frexp(size)[1]
+        along, across = along * power_of_two(-shift), across * power_of_two(-shift)
+        work.carry[k] += shift
     work.along[k] = along
     work.across[k] = across
+
+
+@part
+def _step_down(layers, work, layer, count):
+    """(along, across) of the gradients one layer further down: of all rows at once where nothing is unusual."""
+    group, below = work.x.shape[1], layer - 1
+    std = layers.weight_std[min(below, layers.weight_std.size - 1)]
+    squares, spread = vector_at(work.squares, below * group, count), vector_at(work.spread, layer * group, count)
+    x_exponent, x_post = vector_at(work.exponent, below * group, count), vector_at(work.post, below * group, count)
+    h_exponent = vector_at(work.exponent, layer * group, count)
+    width, bias = float(layers.widths[below]), layers.bias_std
+    unusual = 0
+    for k in range(count):
+        x2, order = load(squares, k), load(x_exponent, k) + load(x_post, k) - load(h_exponent, k)
+        along, across = _next(std, load(spread, k), x2, load(work.delta_squares, k), load(work.delta_h, k), bias, load(work.blur, k), 1.0)
+        size = along * along * (x2 / width) + across * across
+        # Inside by more than rounding, for the row by itself asks in another way; NaN is outside.
+        inside = (size >= 1.000001 / WINDOW**2) & (size <= 0.999999 * WINDOW**2)
+        unusual |= not (inside & (order == 0) & ((bias == 0.0) | (load(h_exponent, k) == 0)))
+        store(work.along, k, along, 0)
+        store(work.across, k, across, 1)
+    if unusual:
+        for k in range(count):
+            _step_row(layers, work, layer, k)
 
 
 @reduction
@@ -313,23 +403,30 @@ def _record_gradient(out, block, work, left, k0, count, layer):
             put(out, columns, slots, WEIGHT_GRADIENT, k0 + k, layer, work.delta_squares[k])
 
 
+@part
+def _draw_blur(layers, block, work, layer, count, realization):
+    """xi of Theorem 1, one number a row."""
+    draw_normals(work.blur_rows, count, 1, layer, Role.BLUR, realization, block.key)
+    for k in range(count):
+        work.blur[k] = work.blur_rows[k, 0]
+
+
 @register_jitable(error_model="numpy")
 def _backward(layers, block, work, out, left, k0, count):
+    widest_vectors()
     realization = block.first + k0
     for k in range(count):
         work.carry[k] = 0
         work.along[k], work.across[k] = 0.0, 1.0
     for layer in range(layers.widths.size - 1, -1, -1):
-        for k in range(count):
-            _see_gradient(layers, block, work, layer, k, realization)
+        _see_gradients(layers, block, work, layer, count, realization)
         _record_gradient(out, block, work, left, k0, count, layer)
         if block.columns[GRADIENT_MAX] >= 0 and block.slots[layer] >= 0:
             _record_largest(layers, block, work, out, left, k0, count, layer)
         if layer > 0:
             if layers.bias_std > 0.0:
-                draw_normals(work.blur, count, 1, layer, Role.BLUR, realization, block.key)
-            for k in range(count):
-                _step_down(layers, work, layer, k, np.float64(work.blur[k, 0]))
+                _draw_blur(layers, block, work, layer, count, realization)
+            _step_down(layers, work, layer, count)
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------------------------
@@ -362,8 +459,9 @@ def work_arrays(layers: Layers, dtype: Any, keep: bool, group: int) -> Work:
         noise=rows(planes, group),
         again=rows(4, 1),
         zeros=aligned_zeros(group * row, dtype),
-        blur=np.zeros((group, 2 * SLACK), dtype),
-        sums=aligned_zeros((length, group, SUMS), dtype),
+        blur_rows=np.zeros((group, 2 * SLACK), dtype),
+        blur=scalars(np.float64),
+        sums=aligned_zeros((length, SUMS, group), dtype),
         forms=aligned_zeros(SUMS),
         along=scalars(np.float64),
         across=scalars(np.float64),

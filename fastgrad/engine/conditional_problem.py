@@ -182,7 +182,7 @@ def group(task: Task) -> int:
     network = task.network
     assert isinstance(network, MLP)
     by_width, by_depth = GROUP_NUMBERS // whole_lines(_width(network)), GROUP_SCALARS // (_scalar_bytes(task) * (network.depth + 1))
-    return max(1, min(8, by_width, by_depth))
+    return max(1, min(16, by_width, by_depth))
 
 
 def workspace_bytes(task: Task) -> int:

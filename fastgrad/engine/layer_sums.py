@@ -35,13 +35,13 @@ def layer_sums(count, n, h, x, slope, noise, sums):
         Rows that count, and numbers of each.
     h, x, slope, noise : (rows, row length) contiguous arrays
         Pre-activations, activations, slopes phi'(h), noise.
-    sums : (rows, SUMS) contiguous array
-        What comes out: columns `XX` to `HB`.
+    sums : (SUMS, rows) contiguous array
+        What comes out: rows `XX` to `HB`.
     """
     h, x, slope, noise = (rows[:count, :n] for rows in (h, x, slope, noise))
     a, b = slope * x, slope * noise
     pairs = ((x, x), (x, noise), (noise, noise), (a, a), (a, b), (b, b), (h, a), (h, b))
-    sums[:count] = np.stack([np.sum(u * v, axis=1) for u, v in pairs], axis=1)
+    sums[:, :count] = np.stack([np.sum(u * v, axis=1) for u, v in pairs])
 
 
 @register_jitable(forceinline=True, fastmath=REDUCTION_FLAGS)
@@ -51,8 +51,8 @@ def _plus(total, a, b):
 
 
 @reduction
-def _row_sums(h, x, slope, noise, factor, sums):
-    """The sums of one row with ``factor`` x for x, in the precision of ``factor``."""
+def _row_sums(h, x, slope, noise, factor, sums, gap):
+    """The sums of one row with ``factor`` x for x, in the precision of ``factor``, to every ``gap``-th of ``sums``."""
     number = type(factor)
     xx = xw = ww = aa = ab = bb = ha = hb = number(0)
     for j in range(x.size):
@@ -61,9 +61,9 @@ def _row_sums(h, x, slope, noise, factor, sums):
         xx, xw, ww = _plus(xx, y, y), _plus(xw, y, w), _plus(ww, w, w)
         aa, ab, bb = _plus(aa, a, a), _plus(ab, a, b), _plus(bb, b, b)
         ha, hb = _plus(ha, p, a), _plus(hb, p, b)
-    sums[XX], sums[XW], sums[WW] = xx, xw, ww
-    sums[AA], sums[AB], sums[BB] = aa, ab, bb
-    sums[HA], sums[HB] = ha, hb
+    sums[XX * gap], sums[XW * gap], sums[WW * gap] = xx, xw, ww
+    sums[AA * gap], sums[AB * gap], sums[BB * gap] = aa, ab, bb
+    sums[HA * gap], sums[HB * gap] = ha, hb
 
 
 @register_jitable
@@ -72,7 +72,7 @@ def exact_sums(h, x, slope, noise, factor, sums):
 
     Products of two float32 numbers are exact here; of what remains, eight digits more than the quick sums have.
     """
-    _row_sums(h, x, slope, noise, factor, sums)
+    _row_sums(h, x, slope, noise, factor, sums, 1)
 
 
 def _twin(count, n, h, x, slope, noise, sums):
@@ -80,7 +80,7 @@ def _twin(count, n, h, x, slope, noise, sums):
     for k in range(count):
         start = k * gap
         rows = vector_at(h, start, n), vector_at(x, start, n), vector_at(slope, start, n), vector_at(noise, start, n)
-        _row_sums(*rows, h.dtype.type(1), vector_at(sums, k * SUMS, SUMS))
+        _row_sums(*rows, h.dtype.type(1), vector_at(sums, k, sums.size - k), sums.shape[1])
 
 
 def _fit(h, x, slope, noise, sums):
@@ -101,9 +101,9 @@ def _type_layer_sums(context):
 
 def _lower_layer_sums(context, builder, signature, args):
     views = [context.make_array(given)(context, builder, value) for given, value in zip(signature.args[2:], args[2:], strict=True)]
-    gap = cgutils.unpack_tuple(builder, views[0].shape, 2)[1]
+    gap, sums_gap = (cgutils.unpack_tuple(builder, view.shape, 2)[1] for view in (views[0], views[4]))
     symbol = f"fg1_layer_sums_{_SUFFIXES[signature.args[2].dtype]}"
-    return call_symbol(context, builder, symbol, [args[0], args[1], gap, *[view.data for view in views]])
+    return call_symbol(context, builder, symbol, [args[0], args[1], gap, *[view.data for view in views], sums_gap])
 
 
 if HAVE_C:
