@@ -82,11 +82,47 @@ CHECK(double, f64, 2.3e-16)
 CHECK_OUTER(float, f32, 1.2e-7)
 CHECK_OUTER(double, f64, 2.3e-16)
 
+#define CHECK_SUMS(REAL, name, EPSILON)                                                                                      \
+    static void check_sums_##name(int64_t rows, int64_t n, int64_t gap, void (*layer_sums)(FG_SUMS_ARGS(REAL)))     \
+    {                                                                                                               \
+        const int64_t ld = n + gap, lds = rows + gap, size = (rows - 1) * ld + n;                                   \
+        REAL *V[4], *sums = malloc(sizeof(REAL) * (size_t)(7 * lds + rows));   /* h, x, slope, noise */              \
+        for (int v = 0; v < 4; v++) {                                                                               \
+            V[v] = malloc(sizeof(REAL) * (size_t)size);                                                             \
+            for (int64_t j = 0; j < size; j++)                                                                      \
+                V[v][j] = (REAL)number();                                                                           \
+        }                                                                                                           \
+        for (int64_t j = 0; j < 7 * lds + rows; j++)                                                                \
+            sums[j] = 5;                                                                                            \
+        layer_sums(rows, n, ld, V[0], V[1], V[2], V[3], sums, lds);                                                 \
+        for (int64_t r = 0; r < lds; r++) {                                                                         \
+            long double want[8] = {0};                                                                              \
+            for (int64_t k = r * ld; r < rows && k < r * ld + n; k++) {                                             \
+                const long double h = V[0][k], x = V[1][k], w = V[3][k], a = V[2][k] * x, b = V[2][k] * w;          \
+                const long double terms[8] = {x * x, x * w, w * w, a * a, a * b, b * b, h * a, h * b};              \
+                for (int j = 0; j < 8; j++)                                                                         \
+                    want[j] += terms[j];                                                                            \
+            }                                                                                                       \
+            for (int j = 0; j < 8; j++)                                                                             \
+                wrong += r < rows ? !(fabsl(want[j] - sums[j * lds + r]) <= 4 * EPSILON * (n + 5))                  \
+                                  : j < 7 && sums[j * lds + r] != 5;   /* gaps keep what they held */                \
+        }                                                                                                           \
+        cases++;                                                                                                    \
+        for (int v = 0; v < 4; v++)                                                                                 \
+            free(V[v]);                                                                                             \
+        free(sums);                                                                                                 \
+    }
+
+CHECK_SUMS(float, f32, 1.2e-7)
+CHECK_SUMS(double, f64, 2.3e-16)
+
 #define LEVEL_CASE(level)                                                                                           \
     check_f32(B, M, K, gap, add, transposed_f32_##level, dot_f32_##level);                                          \
     check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level);                                          \
     check_outer_f32(B, M, K, outer_f32_##level);                                                                    \
-    check_outer_f64(B, M, K, outer_f64_##level)
+    check_outer_f64(B, M, K, outer_f64_##level);                                                                    \
+    check_sums_f32(B, K, gap, layer_sums_f32_##level);                                                              \
+    check_sums_f64(B, K, gap, layer_sums_f64_##level)
 
 static void all_levels(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add)
 {

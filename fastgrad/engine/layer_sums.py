@@ -75,7 +75,9 @@ def exact_sums(h, x, slope, noise, factor, sums):
     _row_sums(h, x, slope, noise, factor, sums, 1)
 
 
-def _twin(count, n, h, x, slope, noise, sums):
+@register_jitable
+def layer_sums_twin(count, n, h, x, slope, noise, sums):
+    """`layer_sums` without the C extension."""
     gap = h.shape[1]
     for k in range(count):
         start = k * gap
@@ -88,7 +90,10 @@ def _fit(h, x, slope, noise, sums):
 
 
 def _choose_twin(count, n, h, x, slope, noise, sums):
-    return _twin if _fit(h, x, slope, noise, sums) else None
+    def implementation(count, n, h, x, slope, noise, sums):
+        layer_sums_twin(count, n, h, x, slope, noise, sums)
+
+    return implementation if _fit(h, x, slope, noise, sums) else None
 
 
 def _type_layer_sums(context):
