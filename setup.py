@@ -21,7 +21,7 @@ FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 if sys.platform == "win32":
     FLAGS = ["/O2"]
 
-HEADERS = ["products.h", "normals.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc", "outer.inc", "sums.inc"]
+HEADERS = ["products.h", "normals.h", "tanh.h", "vectors.h", "both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc", "outer.inc", "sums.inc"]
 
 
 class OptionalBuild(build_ext):
@@ -47,7 +47,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "fastgrad._native",
-            sources=["csrc/module.c", "csrc/products.c", "csrc/normals.c"],
+            sources=["csrc/module.c", "csrc/products.c", "csrc/normals.c", "csrc/tanh.c"],
             depends=[f"csrc/{name}" for name in HEADERS],
             define_macros=[LIMITED_API],
             extra_compile_args=FLAGS,

@@ -17,6 +17,7 @@ from fastgrad.cells.gru import GRU_CELL
 from fastgrad.cells.lstm import LSTM_CELL
 from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.compile import entry_point
+from fastgrad.engine.native_tanh import native_tanh_address
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
@@ -48,6 +49,10 @@ def activate(address, h, bias, x, slope):
 @cache
 def activation_address(activation: str, dtype: str) -> int:
     """Address of the loop for `activate`."""
+    if (activation, dtype) == ("tanh", "float32"):
+        in_c = native_tanh_address()
+        if in_c is not None:
+            return in_c
     pair = ACTIVATIONS[activation].pair
 
     def activation_loop(h_pointer, bias_pointer, x_pointer, slope_pointer, n):

@@ -1,0 +1,16 @@
+/* tanh and its slope for vectors; conventions as in products.h. */
+#ifndef FASTGRAD_TANH_H
+#define FASTGRAD_TANH_H
+
+#include <stdint.h>
+
+#include "products.h"   /* FG_EXPORT */
+
+/* x[j] = tanh(h[j] + bias[j]), slope[j] = 1 / cosh^2 of it, j < n: the arguments of every activation loop (fastgrad/engine/pointwise.py). */
+#define FG_TANH_ARGS const float *h, const float *bias, float *x, float *slope, int64_t n
+
+/* 1 where this machine and this build can run the other. */
+FG_EXPORT int64_t fg1_tanh_here(void);
+FG_EXPORT void fg1_tanh_f32(FG_TANH_ARGS);
+
+#endif
