@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import mpmath
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch.nn import functional
 
 from fastgrad.activation_names import ACTIVATION_NAMES
 from fastgrad.activations import ACTIVATIONS
+from fastgrad.engine.pointwise import activation_address
 
 # libm's functions are calls, and a loop with a call in it is not vector code.
 SCALAR = {"float32": {"sin"}, "float64": {"sin", "erf", "gelu", "softplus"}}
@@ -259,3 +262,23 @@ def test_loops_are_vector_code(loop, name, dtype):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_float32_stays_float32_in_machine_code(loop, name):
     assert (conversions(loop(name, "float32")) > 0) == (name in THROUGH_FLOAT64)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_value_does_not_depend_on_where_its_number_stands(name, dtype):
+    """In a vector or in what is left over behind the last: the conditional sampler runs groups of realizations through one loop."""
+    h = np.random.default_rng(0).standard_normal(200).astype(dtype) * 3
+    whole = engine_loop(name, dtype, h)
+    for n in range(1, 70):
+        for start in (0, 1, 5):
+            for part, values in zip(engine_loop(name, dtype, h[start : start + n]), whole, strict=True):
+                assert part.tobytes() == values[start : start + n].tobytes(), (n, start)
+
+
+def engine_loop(name, dtype, h):
+    """(x, slope) from the loop that the engine calls."""
+    h, bias, x, slope = h.copy(), np.zeros_like(h), np.empty_like(h), np.empty_like(h)
+    pointers = [array.ctypes.data for array in (h, bias, x, slope)]
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(activation_address(name, dtype))(*pointers, h.size)
+    return x, slope

@@ -208,6 +208,6 @@ def work(task: Task) -> float:
     assert isinstance(network, MLP)
     units = network.depth * network.width if network.width is not None else sum(network.widths)
     if is_single(task):
-        return 5.0 * units + 200.0 * network.depth
+        return 3.5 * units + 80.0 * network.depth
     batch, sent = columns(task)
     return units * (batch + sent) * (25.0 + 3.0 * (batch + sent)) + 5000.0 * network.depth

@@ -13,7 +13,7 @@ from fastgrad.engine.task import Task
 from fastgrad.errors import TooLarge, not_allowed
 
 KEEP_AT_MOST = 2**30  # per worker: beyond, writing weights and reading them back costs what drawing them again does
-KEEP_NORMALS_AT_MOST = 16 * 2**20  # the same for the conditional sampler's normals, whose other arrays stay in cache
+KEEP_NORMALS_AT_MOST = 16 * 2**20  # the same for the layers that the conditional sampler keeps, whose other arrays stay in cache
 BASE = 64 * 2**20  # interpreter, libraries, compiled kernels: what measuring takes before the first array
 
 

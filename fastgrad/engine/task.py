@@ -43,7 +43,7 @@ class Task:
     reason
         Why this method was taken: the end of a sentence.
     keep
-        Hold between the passes what would otherwise be drawn twice (weights, or pre-activations).
+        Hold between the passes what would otherwise be drawn twice (weights, or the units of sampled layers).
     """
 
     network: MLP | Recurrent
