@@ -21,7 +21,8 @@ from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 from fastgrad.weights import draw
 
-GROUP_NUMBERS = 1024  # in a layer of a group: measured at widths 64 and 256, two threads; fewer leave pipelines idle, more leave the caches
+GROUP_NUMBERS = 1024  # in a layer of a group: measured at widths 64 and 256; fewer leave pipelines idle, more leave the first-level cache
+GROUP_NUMBERS_KEPT = 512  # the same where layers are kept: what is kept passes through the caches too
 GROUP_SCALARS = 2**25  # bytes that all layers' scalars of a group may take
 
 __all__ = ["drawback", "obstacle", "run_conditional_mlp", "work", "workspace_bytes"]
@@ -181,7 +182,8 @@ def group(task: Task) -> int:
     """Realizations that go through a layer together: enough that a loop is longer than the processor's pipelines."""
     network = task.network
     assert isinstance(network, MLP)
-    by_width, by_depth = GROUP_NUMBERS // whole_lines(_width(network)), GROUP_SCALARS // (_scalar_bytes(task) * (network.depth + 1))
+    numbers = GROUP_NUMBERS_KEPT if _keeps_layers(task) else GROUP_NUMBERS
+    by_width, by_depth = numbers // whole_lines(_width(network)), GROUP_SCALARS // (_scalar_bytes(task) * (network.depth + 1))
     return max(1, min(16, by_width, by_depth))
 
 
