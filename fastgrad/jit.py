@@ -29,10 +29,11 @@ def _linked() -> dict[str, Any]:
     return {"pipeline_class": Linked}
 
 
-# Options of every function that kernels call; a wrapper for callers from C would be as much code again as a small function.
-CALLED: dict[str, Any] = {**_linked(), "no_cfunc_wrapper": True}
+# Options of every function that kernels call; a wrapper for callers from C would be as much code again as a small function. What is not set here a
+# function takes over from whoever calls it, inlining too, and it is compiled once for each way in which it is called: so it is set.
+CALLED: dict[str, Any] = {**_linked(), "no_cfunc_wrapper": True, "forceinline": False, "error_model": "numpy"}
 
-INLINE: dict[str, Any] = {**CALLED, "forceinline": True, "error_model": "numpy"}
+INLINE: dict[str, Any] = {**CALLED, "forceinline": True}
 
 # Sums may be reordered into vector accumulators. The order is fixed at compile time, so results do not depend on threads.
 REDUCTION_FLAGS = {"contract", "reassoc", "nsz", "arcp"}
@@ -47,6 +48,11 @@ def register_jitable(*functions: Any, **options: Any) -> Any:
 def formula(function: F) -> F:
     """Compile into the calling loop; also callable in plain Python."""
     return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
+
+
+def rounded_as_written(function: F) -> F:
+    """A formula without fused multiply-adds: the same bytes in vector code and in scalar code, whoever calls it."""
+    return extending.register_jitable(**INLINE, fastmath=False)(function)  # type: ignore[no-any-return]
 
 
 def part(function: F) -> F:

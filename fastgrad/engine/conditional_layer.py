@@ -16,13 +16,13 @@ from fastgrad.engine.norms import power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import formula, part, register_jitable
+from fastgrad.jit import part, register_jitable, rounded_as_written
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation is evaluated
 
 
-@formula
+@rounded_as_written
 def _spread(std, squares, bias):
     """S = sqrt(s^2 + sigma_b^2), s = w |x|."""
     s = std * math.sqrt(squares)

@@ -40,7 +40,7 @@ from fastgrad.engine.random import Role
 from fastgrad.engine.recorded_logs import LOGS, ROWS, take_recorded_logs
 from fastgrad.engine.views import matrix_at, plane_at, vector_at
 from fastgrad.engine.wide import widest_vectors
-from fastgrad.jit import formula, part, reduction, register_jitable
+from fastgrad.jit import part, reduction, register_jitable, rounded_as_written
 
 BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed
 LEAST_32, LEAST_64 = 1e-30, 1e-290  # sums of squares below may have lost terms to underflow, those above 1/LEAST to overflow
@@ -230,14 +230,15 @@ def _forward(layers, block, work, out, left, k0, count):
 # --- backward ----------------------------------------------------------------------------------------------------------------------
 
 
-@formula
+@rounded_as_written
 def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
-    """(a, |g|^2, |delta|^2, h^T delta, sum of the sizes of the terms of |delta|^2) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
+    """(a, |g|^2, |delta|^2, h^T delta, whether they kept their digits) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
     a = along - b * t
+    rest = ww - t * xw
     terms = a * a * aa + b * b * bb
-    g = along * along * xx + b * b * (ww - t * xw)
     delta = terms + 2.0 * (a * b) * ab
-    return a, max(g, 0.0), max(delta, 0.0), a * ha + b * hb, terms
+    keeps = (rest >= CANCELS * ww) & (delta >= CANCELS * terms)
+    return a, max(along * along * xx + b * b * rest, 0.0), max(delta, 0.0), a * ha + b * hb, keeps
 
 
 @part
@@ -255,10 +256,9 @@ def _see_row(layers, block, work, layer, k, realization):
         sums[j] = work.sums[layer, j, k]
     while True:
         t = sums[XW] * p / (sums[XX] * p * p) if known else 0.0
-        a, g, delta, delta_h, terms = _forms(
+        a, g, delta, delta_h, keeps = _forms(
             sums[XX] * p * p, sums[XW] * p, sums[WW], sums[AA] * p * p, sums[AB] * p, sums[BB], sums[HA] * p, sums[HB], along, b, t
         )
-        keeps = sums[WW] - t * sums[XW] * p >= CANCELS * sums[WW] and (layer == 0 or delta >= CANCELS * terms)
         if exact or (_in_range(work, layer) and (keeps or work.x.itemsize == 8)):
             break
         _sum_again(layers, block, work, layer, k, realization, p)
@@ -296,9 +296,8 @@ def _see_gradients(layers, block, work, layer, count, realization):
         xw_, ab_, ha_, hb_ = 1.0 * load(xw, k), 1.0 * load(ab, k), 1.0 * load(ha, k), 1.0 * load(hb, k)
         along, b = load(work.along, k), load(work.across, k)
         t = known * (xw_ / x2)
-        a, g, delta, delta_h, terms = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
-        fine = (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
-        fine &= (w2 - t * xw_ >= CANCELS * w2) & (delta >= CANCELS * terms)
+        a, g, delta, delta_h, keeps = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
+        fine = keeps & (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
         fine &= (min(min(x2, a2), b2) >= least) & (max(max(x2, a2), b2) <= 1.0 / least) & (abs(ha_) + abs(hb_) <= 1.0 / least)
         unusual |= not fine
         store(work.a, k, a, 0)
@@ -310,7 +309,7 @@ def _see_gradients(layers, block, work, layer, count, realization):
             _see_row(layers, block, work, layer, k, realization)
 
 
-@formula
+@rounded_as_written
 def _next(std, spread, squares, delta_squares, delta_h, bias, blur, order):
     """(along, across) of g_{l-1}; order: a power of two, what x_{l-1} is in units of h_l."""
     ratio = std / spread
