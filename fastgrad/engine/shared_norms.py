@@ -15,6 +15,7 @@ from fastgrad.engine import logarithms, norms
 from fastgrad.engine.compile import entry_point
 from fastgrad.engine.pointers import SHARED, Shared, by_symbol
 from fastgrad.engine.views import as_matrix, vector_at
+from fastgrad.engine.wide import widest_vectors
 
 __all__ = ["largest", "log_norm_of", "log_norms_of", "outer_squares", "prepare_norms", "shift_exponent", "sum_of_rows_squares"]
 
@@ -50,6 +51,7 @@ def sum_of_rows_squares(d: Any) -> Any:
 
 
 def _largest_entry(pointer: Any, n: Any) -> Any:
+    widest_vectors()
     return norms.largest(vector_at(pointer, 0, n))
 
 
