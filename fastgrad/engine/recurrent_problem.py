@@ -132,7 +132,7 @@ def _run(task: Task, cell: CellInfo, weights: Weights, work: Work, block: Block)
     totals = np.full((len(total_names), block.count, network.layers), np.nan)
     left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
-    prepare_norms(task.dtype)
+    prepare_norms(task.dtype, of_rows=True)
     unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:

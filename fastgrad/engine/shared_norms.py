@@ -86,7 +86,17 @@ by_symbol(sum_of_rows_squares, Shared("sum_of_rows_squares", _rows_entry, (2,), 
 
 
 @cache
-def prepare_norms(dtype: str) -> list[Any]:
-    """Compile (or load) these functions in one precision; must have been called before a kernel that uses them runs."""
+def _prepared(shared: Shared, dtype: str) -> Any:
     number = types.float32 if dtype == "float32" else types.float64
-    return [entry_point(shared.entry, shared.c_signature(number), f"fastgrad_{shared.symbol}_{dtype}", counts_references=False) for shared in SHARED]
+    return entry_point(shared.entry, shared.c_signature(number), f"fastgrad_{shared.symbol}_{dtype}", counts_references=False)
+
+
+def prepare_norms(dtype: str, of_rows: bool = False) -> None:
+    """Compile (or load) these functions in one precision; must have been called before a kernel that uses them runs.
+
+    ``of_rows``: with `log_norms_of` in place of `log_norm_of`; a kernel uses one of the two.
+    """
+    unused = "log_norm_of" if of_rows else "log_norms_of"
+    for shared in SHARED:
+        if shared.symbol != unused:
+            _prepared(shared, dtype)

@@ -368,21 +368,22 @@ def _backward_layer(
         gradient = before
         exponent = _renormalise(gradient, exponent)
         row -= 1
-        if row == 0 and t > 1:
-            _record_gradients(
-                out, columns, slots, k, layer, t, units, vector_at(gradients, size, last * size), vector_at(totals, units, last * units),
-                vector_at(gradient_exponents, t, last), logs,
-            )  # fmt: skip
+        if row > 0 and t > 1:
+            continue
+        first, lowest = t, 1
+        if t == 1:  # then row holds step 0, which is recorded too
+            gradient_exponents[0] = exponent
+            copy(vector_at(gradient, gap, units), vector_at(totals, row * units, units))
+            first, lowest = 0, row
+        count = last + 1 - lowest
+        _record_gradients(
+            out, columns, slots, k, layer, first, units, vector_at(gradients, lowest * size, count * size),
+            vector_at(totals, lowest * units, count * units), vector_at(gradient_exponents, first, count), logs,
+        )  # fmt: skip
+        if t > 1:
             row = last
             gradient = vector_at(gradients, row * size, size)
             copy(before, gradient)
-    gradient_exponents[0] = exponent
-    copy(vector_at(gradient, gap, units), vector_at(totals, row * units, units))
-    count = last + 1 - row
-    _record_gradients(
-        out, columns, slots, k, layer, 0, units, vector_at(gradients, row * size, count * size), vector_at(totals, row * units, count * units),
-        vector_at(gradient_exponents, 0, count), logs,
-    )  # fmt: skip
 
 
 @register_jitable(error_model="numpy")
