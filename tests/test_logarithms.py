@@ -7,9 +7,10 @@ import math
 import mpmath
 import numba
 import numpy as np
+import pytest
 
-from fastgrad.engine.logarithms import add_half_logs, natural_log, take_logs
-from fastgrad.engine.norms import log_norm
+from fastgrad.engine.logarithms import add_half_logs, log_norms_of, natural_log, take_logs
+from fastgrad.engine.norms import log_norm, log_norm_of
 from fastgrad.jit import KERNEL_OPTIONS
 
 
@@ -55,3 +56,28 @@ def test_vectors_agree_with_one_at_a_time():
     run(values, exponents, np.full(37, 9.0))
     np.testing.assert_allclose(values, want + math.log(3.0), rtol=1e-15)
     assert values[5] == -np.inf
+
+
+@numba.njit(**KERNEL_OPTIONS)
+def norms_of_rows(x, gap, n, exponents, together, one_by_one):
+    log_norms_of(x, gap, n, exponents, together)
+    for i in range(exponents.size):
+        one_by_one[i] = log_norm_of(x[i * gap : i * gap + n], exponents[i])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_norms_of_many_rows(dtype):
+    """Rows as large as the format allows, as small, zero, infinite and NaN, with numbers between the rows that do not count."""
+    n, gap = 21, 30
+    tops = [1.0, 0.0, np.finfo(dtype).max, np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal, np.inf, np.nan, 1e-3]
+    x = np.full((len(tops), gap), 7, dtype)
+    finite = [float(top) if math.isfinite(top) else 0.0 for top in tops]
+    x[:, :n] = np.random.default_rng(1).uniform(0.1, 0.5, (len(tops), n)) * np.array(finite)[:, None]
+    x[:, 3] = tops
+    exponents = np.array([0, -(2**62), 5000, -5000, 3, 0, 0, -7])
+    got, expected = np.empty(len(tops)), np.empty(len(tops))
+    norms_of_rows(x.ravel(), gap, n, exponents, got, expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-15)
+    assert got[1] == -math.inf
+    assert got[5] == math.inf
+    assert math.isnan(got[6])

@@ -61,28 +61,41 @@ def _item(context, builder, array_type, array, indices):
     return cgutils.get_item_pointer2(context, builder, view.data, shape, strides, array_type.layout, indices, wraparound=False)
 
 
-def _copy_entries(context, builder, signature, args, shape_of, exchange):
-    """The loops of a copy over the shape of one of the arrays, with the target's indices exchanged or not."""
+def _copy_entries(context, builder, signature, args):
+    """The loops of a copy over the shape of the target."""
     (source_type, target_type), (source, target) = signature.args, args
-    ruling = context.make_array(signature.args[shape_of])(context, builder, args[shape_of])
+    shape = context.make_array(target_type)(context, builder, target).shape
     with ExitStack() as loops:
-        extents = cgutils.unpack_tuple(builder, ruling.shape, signature.args[shape_of].ndim)
+        extents = cgutils.unpack_tuple(builder, shape, target_type.ndim)
         indices = [loops.enter_context(cgutils.for_range(builder, extent)).index for extent in extents]
         value = builder.load(_item(context, builder, source_type, source, indices))
         value = context.cast(builder, value, source_type.dtype, target_type.dtype)
-        builder.store(value, _item(context, builder, target_type, target, indices[::-1] if exchange else indices))
+        builder.store(value, _item(context, builder, target_type, target, indices))
     return context.get_dummy_value()
 
 
 @lower_builtin(copy, types.Array, types.Array)
 @lower_builtin(copy_rows, types.Array, types.Array)
 def _lower_copy(context, builder, signature, args):
-    return _copy_entries(context, builder, signature, args, 1, False)
+    return _copy_entries(context, builder, signature, args)
+
+
+_STRIP = 16  # rows read side by side: a line of each stays in the nearest cache until its last number has been copied
 
 
 @lower_builtin(transpose, types.Array, types.Array)
 def _lower_transpose(context, builder, signature, args):
-    return _copy_entries(context, builder, signature, args, 0, True)
+    (source_type, target_type), (source, target) = signature.args, args
+    rows, columns = cgutils.unpack_tuple(builder, context.make_array(source_type)(context, builder, source).shape, 2)
+    zero, one, strip = (context.get_constant(types.intp, number) for number in (0, 1, _STRIP))
+    with cgutils.for_range_slice(builder, zero, rows, strip, rows.type) as (first, _):
+        end = builder.add(first, strip)
+        end = builder.select(builder.icmp_signed("<", end, rows), end, rows)
+        with cgutils.for_range(builder, columns) as column, cgutils.for_range_slice(builder, first, end, one, rows.type) as (row, _):
+            value = builder.load(_item(context, builder, source_type, source, [row, column.index]))
+            value = context.cast(builder, value, source_type.dtype, target_type.dtype)
+            builder.store(value, _item(context, builder, target_type, target, [column.index, row]))
+    return context.get_dummy_value()
 
 
 @lower_builtin(fill, types.Array, types.Any)

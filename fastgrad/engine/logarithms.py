@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastgrad.elementary import atanh_tail
-from fastgrad.engine.norms import LN2
+from fastgrad.engine.norms import LN2, log_norm_of, sum_of_squares
+from fastgrad.engine.views import vector_at
 from fastgrad.jit import formula, register_jitable
 
 f64 = np.float64
@@ -41,3 +42,19 @@ def add_half_logs(values, squares):
     """values += ln(squares) / 2."""
     for j in range(values.size):
         values[j] += 0.5 * natural_log(squares[j])
+
+
+_SAFE = 320.0  # ln of a norm whose square is far inside float64
+
+
+@register_jitable(error_model="numpy")
+def log_norms_of(x, gap, n, exponents, values):
+    """values[i] = ln of the norm of n numbers of a contiguous vector, from number i gap, times 2**exponents[i]; as `norms.log_norm_of`."""
+    for i in range(values.size):
+        values[i] = sum_of_squares(vector_at(x, i * gap, n))
+    for i in range(values.size):
+        values[i] = 0.5 * natural_log(values[i])
+    for i in range(values.size):
+        if abs(values[i]) > _SAFE:
+            values[i] = log_norm_of(vector_at(x, i * gap, n), 0)
+        values[i] += exponents[i] * LN2

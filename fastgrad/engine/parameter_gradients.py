@@ -57,6 +57,12 @@ def _wants(columns, slots, variable, step):
     return columns[variable] >= 0 and slots[step] >= 0
 
 
+@register_jitable
+def wants_parameters(columns):
+    """Whether `record_step` has anything to record at any step."""
+    return columns[WEIGHT] >= 0 or columns[BIAS] >= 0 or columns[INPUT_WEIGHT] >= 0 or columns[INPUT_BIAS] >= 0
+
+
 @register_jitable(error_model="numpy")
 def input_gradients(d_pre, input_rows, width, out):
     """The rows of d_pre (n, P H) that belong to W_ih, in its order, in out (n, G H)."""

@@ -81,7 +81,8 @@ class Shared(NamedTuple):
     """A function that compiled code reaches by symbol.
 
     symbol : its name without the precision.  entry : the C function to compile.  dimensions : of each leading array argument, all of one
-    precision; in C, each is a pointer and its extents.  others : types of the other arguments.  returns : type, or None for the precision's.
+    precision; in C, each is a pointer and its extents.  others : types of the other arguments, contiguous arrays among them passed in the same way.
+    returns : type, or None for the precision's.
     """
 
     symbol: str
@@ -92,11 +93,17 @@ class Shared(NamedTuple):
 
     def c_signature(self, number: Any) -> Any:
         """The entry's signature in one precision."""
-        arrays = [kind for n in self.dimensions for kind in (types.CPointer(number), *[types.int64] * n)]
-        return (number if self.returns is None else self.returns)(*arrays, *self.others)
+        arrays = [kind for n in self.dimensions for kind in _in_c(types.Array(number, n, "C"))]
+        others = [kind for other in self.others for kind in _in_c(other)]
+        return (number if self.returns is None else self.returns)(*arrays, *others)
 
 
 SHARED: list[Shared] = []
+
+
+def _in_c(kind: Any) -> tuple[Any, ...]:
+    """The C arguments that stand for one of Numba's: of an array, its pointer and extents."""
+    return (types.CPointer(kind.dtype), *[types.int64] * kind.ndim) if isinstance(kind, types.Array) else (kind,)
 
 
 def by_symbol(function: Any, shared: Shared) -> None:
@@ -117,11 +124,14 @@ def by_symbol(function: Any, shared: Shared) -> None:
 
     def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = []
-        for array_type, array in zip(signature.args[:n_arrays], args[:n_arrays], strict=True):
-            view = context.make_array(array_type)(context, builder, array)
-            values += [view.data, *cgutils.unpack_tuple(builder, view.shape, array_type.ndim)]
+        for kind, value in zip(signature.args, args, strict=True):
+            if isinstance(kind, types.Array):
+                view = context.make_array(kind)(context, builder, value)
+                values += [view.data, *cgutils.unpack_tuple(builder, view.shape, kind.ndim)]
+            else:
+                values.append(value)
         symbol = f"fastgrad_{shared.symbol}_{NAMES[signature.args[0].dtype]}"
-        return call_symbol(context, builder, symbol, [*values, *args[n_arrays:]], signature.return_type)
+        return call_symbol(context, builder, symbol, values, signature.return_type)
 
     infer_global(function, types.Function(Typing))
     lower_builtin(function, *[types.Array] * n_arrays, *[types.Any] * len(shared.others))(lower)

@@ -21,10 +21,11 @@ from fastgrad.engine.native_tanh import native_tanh_address
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
-from fastgrad.engine.wide import widest_vectors
+from fastgrad.engine.wide import two_at_a_time, widest_vectors
 from fastgrad.jit import register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
+TWO_VECTORS = 32  # numbers in two of the widest vectors, of float32
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
 
 
@@ -77,7 +78,7 @@ _call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 2)
 def forward_units(address, pre, state, new_state, local, state_gap):
     """One sequence, one step: pre (P H,), local (V, H); state and new_state: the h rows, whose c rows lie ``state_gap`` numbers behind."""
     n = new_state.size
-    _call_forward(address, (pre, state, new_state, local, n, state_gap, 0))
+    _call_forward(address, (pre, state, new_state, local, n, state_gap, n - n % TWO_VECTORS))
 
 
 @register_jitable
@@ -108,11 +109,16 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     forward, backward = cell.forward, cell.backward
     n_pre, n_states, n_local = cell.n_pre, cell.n_states, cell.n_local
 
-    def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, _):
+    def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, paired):
         widest_vectors()
         pre, local = vector_at(pre_pointer, 0, n_pre * n), vector_at(local_pointer, 0, n_local * n)
         state, new_state = vector_at(state_pointer, 0, gap + n), vector_at(new_pointer, 0, gap + n)
-        for j in range(n):
+        for j in range(paired):  # two loops: the rest of one that takes two vectors at a time would run on narrow ones
+            new, derivatives = forward(load_rows(pre, n, j, n_pre), load_rows(state, gap, j, n_states))
+            store_rows(new_state, gap, j, new, 0)
+            store_rows(local, n, j, derivatives, 2)
+        two_at_a_time()
+        for j in range(paired, n):
             new, derivatives = forward(load_rows(pre, n, j, n_pre), load_rows(state, gap, j, n_states))
             store_rows(new_state, gap, j, new, 0)
             store_rows(local, n, j, derivatives, 2)

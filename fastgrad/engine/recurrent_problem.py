@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.aligned import aligned_zeros
-from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
+from fastgrad.engine.aligned import aligned_empty, aligned_zeros
+from fastgrad.engine.draws import KINDS, NORMAL, SLACK, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.parameter_gradients import STEP_VARIABLES, SUM_CHUNK, TOTAL_VARIABLES
 from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.room import prepared_once
 from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
-from fastgrad.engine.unrolled import CHUNK, Block, CellInfo, Work, unrolled_kernel, work_arrays
+from fastgrad.engine.unrolled import Block, CellInfo, Work, steps_at_once, unrolled_kernel, work_arrays
 from fastgrad.networks import LSTM, RNN, Recurrent
 from fastgrad.weight_files import FittedRecurrent
 from fastgrad.weights import draw
@@ -86,7 +86,8 @@ def _block(task: Task, first: int, count: int) -> Block:
     network = task.network
     assert isinstance(network, Recurrent)
     if task.inputs is None:
-        inputs = np.empty((network.steps, 1, network.input_width), dtype=task.number)
+        numbers = network.steps * network.input_width
+        inputs = aligned_empty(numbers + SLACK, task.number)[:numbers].reshape(network.steps, 1, network.input_width)
     else:
         inputs = np.ascontiguousarray(task.inputs, dtype=task.number)
         inputs = inputs if inputs.flags.writeable else inputs.copy()  # a read-only array is another type to Numba
@@ -131,7 +132,7 @@ def _run(task: Task, cell: CellInfo, weights: Weights, work: Work, block: Block)
     totals = np.full((len(total_names), block.count, network.layers), np.nan)
     left = np.empty(block.count, dtype=np.int64)
     prepare(task.dtype)
-    prepare_norms(task.dtype)
+    prepare_norms(task.dtype, of_rows=True)
     unrolled_kernel()(task.number(1), cell, weights, block, work, out, totals, left)
     arrays = dict(zip(step_names, out, strict=True)) | dict(zip(total_names, totals, strict=True))
     if network.layers == 1:
@@ -147,7 +148,8 @@ def run_recurrent(task: Task, first: int, count: int) -> BlockResult:
 
     def prepare() -> tuple[CellInfo, Weights, Work]:
         cell, weights = _cell(network, task.dtype), _weights(task)
-        return cell, weights, work_arrays(weights, block.inputs, not block.given_inputs, cell)
+        keep_d_pre = network.layers > 1 or bool((block.total_columns >= 0).any())
+        return cell, weights, work_arrays(weights, block.inputs, cell, keep_d_pre)
 
     return _run(task, *prepared_once(task, prepare), block)
 
@@ -157,7 +159,7 @@ def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
     network = task.network
     assert isinstance(network, Recurrent)
     cell, weights, block = _cell(network, task.dtype), _weights(task), _block(task, realization, 1)
-    work = work_arrays(weights, block.inputs, not block.given_inputs, cell, keep_all=True)
+    work = work_arrays(weights, block.inputs, cell, keep_d_pre=True, keep_all=True)
     left = int(_run(task, cell, weights, work, block).left[0])
     result: dict[str, Any] = {
         "inputs": block.inputs.astype(np.float64),
@@ -220,8 +222,9 @@ def workspace_bytes(task: Task) -> int:
     steps, stacked, rows = network.steps, network.layers, network.gates * network.width
     weights = 2 * (rows + 16) * (network.input_width + network.width) + (2 * stacked + 1) * rows * (network.width + 16)
     per_step = stacked * (cell.n_states + cell.n_local) * units + cell.n_pre * units + 2 * units
-    inputs = (2 if task.inputs is None else 1) * steps * batch * network.input_width
-    chunks = CHUNK * cell.n_pre * units + SUM_CHUNK * batch * rows
+    inputs = steps * batch * network.input_width
+    together = steps_at_once(batch, steps) + 1
+    chunks = together * (cell.n_pre + cell.n_states + 1) * units + SUM_CHUNK * batch * rows
     products = rows * max(network.width, network.input_width)
     numbers = weights + steps * per_step + inputs + chunks + products + 20 * rows
     return numbers * task.itemsize + 8 * steps * (stacked + 6)

@@ -40,22 +40,25 @@ from fastgrad.engine.parameter_gradients import (
     input_gradients,
     put,
     record_step,
+    wants_parameters,
     weight_total,
 )
 from fastgrad.engine.pointwise import backward_units, forward_units
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.recurrent_weights import Weights, draw_weights, pre_bias
-from fastgrad.engine.shared_norms import largest, log_norm_of, shift_exponent
-from fastgrad.engine.views import as_matrix, as_vector, columns_at, matrix_at, vector_at
+from fastgrad.engine.shared_norms import largest, log_norms_of, shift_exponent
+from fastgrad.engine.views import as_matrix, as_vector, columns_at, columns_turned, matrix_at, rows_turned, vector_at
 from fastgrad.jit import register_jitable
 
-CHUNK = 64  # steps of input product at once: enough to share each load of U, few enough that their pre-activations stay in cache
+CHUNK = 64  # rows (steps times sequences) of input product at once: enough to share each load of U, and their pre-activations stay in cache
+NEAREST = 32 * 1024  # bytes of the cache that a core reads without waiting
 
 
 class Block(NamedTuple):
     """What is run and kept.
 
-    first, count : realizations.  key : two uint32.  inputs : (T, B, N), read only if ``given_inputs``, else overwritten by each realization.
+    first, count : realizations.  key : two uint32.  inputs : (T, B, N), read only if ``given_inputs``, else overwritten by each realization and
+    followed by room for ``SLACK`` numbers.
     unit_probe : v on the unit sphere, else ones.  slots : (T + 1,) output column of step t or -1.  columns, total_columns : output row of
     each variable or -1.
     """
@@ -75,14 +78,16 @@ class Work(NamedTuple):
     """Arrays that one block works in.
 
     w : W_hh; w_t, first_t, rest_t : transposed W_hh, W_ih of the first layer and of one above; rows of all four start at cache lines.
-    bias : (P H,).  pre : (CHUNK, B, P H).
+    bias : (P H,).  pre : (C, B, P H) for the C steps of an input product (`steps_at_once`).
     states : (K, S, T + 1, B, H) with exponents (K, T + 1).  local : (K, T, B, V, H).  scaled : (B, H).  above : (2, T + 1, B, H) with
     above_exponents (2, T + 1), gradients from the layer above and for the one below.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.
     orders : (T,).  product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  scratch : any one tensor that is
     drawn.  Of each stacked layer in turn: d_pre (layers, T, B, P H); at each step in turn gradients (layers, rows, S, B, H), and totals
-    (layers, rows, B, H), the full derivative by the last state; exponents of all three gradient_exponents (layers, T + 1).
+    (layers, rows, B, H), the full derivative by the last state; exponents of all three gradient_exponents (layers, T + 1).  logs : as many
+    numbers as these have rows, or C.
 
-    With K layers and T + 1 rows in these four, everything is still there afterwards; a run needs one layer and two rows.
+    With K layers and T + 1 rows in these, everything is still there afterwards; a run needs one layer, C + 1 rows of gradients and totals,
+    and one step of d_pre unless layers below or sums over the steps ask for all.
     """
 
     w: Any
@@ -107,28 +112,35 @@ class Work(NamedTuple):
     product_first: Any
     product_rest: Any
     sums: Any
+    logs: Any
     scratch: Any
 
 
-def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInfo, keep_all: bool = False) -> Work:
-    """Room for a block; ``keep_all``: nothing of the last realization is overwritten."""
+def steps_at_once(batch: int, steps: int) -> int:
+    """Steps whose input products are formed, and whose norms are taken, together."""
+    return max(1, min(CHUNK // batch, steps))
+
+
+def work_arrays(weights: Weights, inputs: Any, cell: CellInfo, keep_d_pre: bool, keep_all: bool = False) -> Work:
+    """Room for a block; ``keep_d_pre``: that of every step of a layer; ``keep_all``: nothing of the last realization is overwritten."""
     steps, batch, features = inputs.shape
     stacked, rows, width = weights.recurrent.shape
     dtype = inputs.dtype
-    longest = max(width * max(width, features), rows, batch * width, steps * batch * features if draws_inputs else 0)
-    layers, at_once = (stacked, steps + 1) if keep_all else (1, 2)
+    longest = max(width * max(width, features), rows, batch * width)
+    together = steps_at_once(batch, steps)
+    layers, at_once = (stacked, steps + 1) if keep_all else (1, together + 1)
     return Work(
         w=aligned_empty((rows, whole_lines(width)), dtype),
         w_t=aligned_empty((width, whole_lines(rows)), dtype),
         first_t=aligned_empty((features, whole_lines(rows)), dtype),
         rest_t=aligned_empty((width, whole_lines(rows)), dtype),
         bias=aligned_empty(cell.n_pre * width, dtype),
-        pre=aligned_empty((min(CHUNK, steps), batch, cell.n_pre * width), dtype),
+        pre=aligned_empty((together, batch, cell.n_pre * width), dtype),
         states=aligned_zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
         exponents=aligned_zeros((stacked, steps + 1), np.int64),
         local=aligned_empty((stacked, steps, batch, cell.n_local, width), dtype),
         scaled=aligned_empty((batch, width), dtype),
-        d_pre=aligned_empty((layers, steps, batch, cell.n_pre * width), dtype),
+        d_pre=aligned_empty((layers, steps if keep_all or keep_d_pre else 1, batch, cell.n_pre * width), dtype),
         gradients=aligned_empty((layers, at_once, cell.n_states, batch, width), dtype),
         totals=aligned_empty((layers, at_once, batch, width), dtype),
         gradient_exponents=aligned_empty((layers, steps + 1), np.int64),
@@ -140,6 +152,7 @@ def work_arrays(weights: Weights, inputs: Any, draws_inputs: bool, cell: CellInf
         product_first=aligned_empty((features, rows), dtype),
         product_rest=aligned_empty((width, rows), dtype),
         sums=aligned_empty(rows),
+        logs=aligned_empty(at_once),
         scratch=aligned_empty(longest + SLACK, dtype),
     )
 
@@ -211,28 +224,48 @@ def _renormalise(x, exponent):
 
 
 @register_jitable(error_model="numpy")
-def _record_gradients(out, columns, slots, k, layer, t, h, c, exponent):
-    """Derivatives h, c by the two states; with one state, h is c."""
-    scale = 0 if exponent == NOTHING else exponent
+def _record_gradients(out, columns, slots, k, layer, first, units, gradients, totals, exponents, logs):
+    """Of the steps from ``first``: derivatives by h, which lead the rows of gradients (steps, S B H), and by the last state (steps, B H)."""
+    count = exponents.size
+    logs = vector_at(logs, 0, count)
+    size = gradients.size // count
     if columns[GRADIENT] >= 0:
-        put(out, columns, slots, GRADIENT, k, layer, t, log_norm_of(h, scale))
-    if columns[GRADIENT_MAX] >= 0:
-        put(out, columns, slots, GRADIENT_MAX, k, layer, t, log_size(largest(h), scale))
+        log_norms_of(gradients, size, units, exponents, logs)
+        for i in range(count):
+            put(out, columns, slots, GRADIENT, k, layer, first + i, logs[i])
     if columns[CELL_GRADIENT] >= 0:
-        put(out, columns, slots, CELL_GRADIENT, k, layer, t, log_norm_of(c, scale))
+        log_norms_of(totals, units, units, exponents, logs)
+        for i in range(count):
+            put(out, columns, slots, CELL_GRADIENT, k, layer, first + i, logs[i])
+    if columns[GRADIENT_MAX] >= 0:
+        for i in range(count):
+            put(out, columns, slots, GRADIENT_MAX, k, layer, first + i, log_size(largest(vector_at(gradients, i * size, units)), exponents[i]))
 
 
 @register_jitable(error_model="numpy")
-def _input_product(cell, width, u_transposed, x, bias, pre):
+def _alternates(weights):
+    """Whether successive steps read the weights in opposite orders: what the nearest cache still holds of the last step is then read first."""
+    return weights.shape[0] * weights.shape[1] * weights.itemsize > NEAREST
+
+
+@register_jitable(error_model="numpy")
+def _recurrent_product(weights, x, out, turned):
+    """out += x (B, n) times weights (n, m), with the sum's terms in the opposite order if ``turned``."""
+    product_transposed(rows_turned(weights, turned), columns_turned(x, turned), out, True)
+
+
+@register_jitable(error_model="numpy")
+def _input_product(cell, width, u_transposed, x, bias, biased, pre):
     """pre (n, P H) = U x in the input rows, plus b unless the cell is homogeneous; x (n, N)."""
     rows = cell.gates * width
     flat = as_vector(pre)
-    if not cell.homogeneous:
+    adds_bias = biased and not cell.homogeneous
+    if adds_bias:
         for i in range(pre.shape[0]):
             copy(bias, vector_at(flat, i * bias.size, bias.size))
     elif cell.rows_apart:
         fill(flat, 0)
-    onto = cell.rows_apart or not cell.homogeneous
+    onto = cell.rows_apart or adds_bias
     if cell.rows_apart:
         for gate in range(cell.gates):
             part = columns_at(u_transposed, gate * width, width)
@@ -242,94 +275,115 @@ def _input_product(cell, width, u_transposed, x, bias, pre):
 
 
 @register_jitable(error_model="numpy")
-def _forward_layer(
-    cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, exponents, local, pre, scaled, out, columns, slots, k, layer
-):
+def _forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, exponents, local, pre, scaled, logs, out, columns, slots, k, layer):
     """One stacked layer through all steps; returns -1 or the first step that left the number range.
 
-    x (T B N,), states (S (T + 1) B H,), local (T B V H,), pre (CHUNK B P H,) and scaled (B H,) are vectors.
+    x (T B N,), states (S (T + 1) B H,), local (T B V H,), pre (C B P H,), scaled (B H,) and logs are vectors.
     """
     steps = x_exponents.size
     features, width = u_t.shape[0], w_t.shape[0]
-    rows = cell.gates * width
     units, pre_width, n_local = batch * width, cell.n_pre * width, cell.n_local * width
     gap = (cell.n_states - 1) * (steps + 1) * units  # from a row of h to its row of c
+    together = pre.size // (batch * pre_width)
+    weights = columns_at(w_t, 0, cell.gates * width)
+    alternates = _alternates(weights)
     for s in range(cell.n_states):
         fill(vector_at(states, s * (steps + 1) * units, units), 0)
     exponents[0] = 0
     put(out, columns, slots, ACTIVATION, k, layer, 0, -math.inf)
-    for t in range(steps):
-        if t % CHUNK == 0:
-            n = min(CHUNK, steps - t) * batch
-            _input_product(cell, width, u_t, matrix_at(x, t * batch * features, n, features), bias, as_matrix(pre, n, pre_width))
-        start = (t % CHUNK) * batch * pre_width
-        now = matrix_at(pre, start, batch, pre_width)
-        exponent = 0
-        hidden = matrix_at(states, t * units, batch, width)
-        if cell.homogeneous:
-            exponent = _scaled_pre(now, bias, biased, as_vector(hidden), exponents[t], x_exponents[t], scaled)
-            hidden = as_matrix(scaled, batch, width)
-        product_transposed(columns_at(w_t, 0, rows), hidden, columns_at(now, 0, rows), True)
-        for b in range(batch):
-            forward_units(
-                cell.forward, vector_at(now, b * pre_width, pre_width), vector_at(states, t * units + b * width, width),
-                vector_at(states, (t + 1) * units + b * width, width), vector_at(local, (t * batch + b) * n_local, n_local), gap,
-            )  # fmt: skip
-        h = vector_at(states, (t + 1) * units, units)
-        if cell.homogeneous:
-            shift = excess(largest(h))
-            if shift != 0:
-                shift_exponent(h, -shift)
-                exponent += shift
-        exponents[t + 1] = exponent
-        size = log_norm_of(h, exponent)
-        if not size < math.inf:  # NaN too
-            return t + 1
-        put(out, columns, slots, ACTIVATION, k, layer, t + 1, size)
+    for first in range(0, steps, together):
+        count = min(together, steps - first)
+        now = as_matrix(pre, count * batch, pre_width)
+        _input_product(cell, width, u_t, matrix_at(x, first * batch * features, count * batch, features), bias, biased, now)
+        for t in range(first, first + count):
+            now = matrix_at(pre, (t - first) * batch * pre_width, batch, pre_width)
+            exponent = 0
+            hidden = matrix_at(states, t * units, batch, width)
+            if cell.homogeneous:
+                exponent = _scaled_pre(now, bias, biased, as_vector(hidden), exponents[t], x_exponents[t], scaled)
+                hidden = as_matrix(scaled, batch, width)
+            _recurrent_product(weights, hidden, columns_at(now, 0, cell.gates * width), alternates and t % 2 == 1)
+            for b in range(batch):
+                forward_units(
+                    cell.forward, vector_at(now, b * pre_width, pre_width), vector_at(states, t * units + b * width, width),
+                    vector_at(states, (t + 1) * units + b * width, width), vector_at(local, (t * batch + b) * n_local, n_local), gap,
+                )  # fmt: skip
+            if cell.homogeneous:
+                h = vector_at(states, (t + 1) * units, units)
+                shift = excess(largest(h))
+                if shift != 0:
+                    shift_exponent(h, -shift)
+                    exponent += shift
+            exponents[t + 1] = exponent
+        sizes = vector_at(logs, 0, count)
+        log_norms_of(vector_at(states, (first + 1) * units, count * units), units, units, vector_at(exponents, first + 1, count), sizes)
+        for i in range(count):
+            if not sizes[i] < math.inf:  # NaN too
+                return first + i + 1
+            put(out, columns, slots, ACTIVATION, k, layer, first + i + 1, sizes[i])
     return -1
 
 
 @register_jitable(error_model="numpy")
 def _backward_layer(
     cell, batch, w, states, exponents, x, x_exponents, local, above, above_exponents, d_pre, gradients, totals, gradient_exponents,
-    rows, out, columns, slots, k, layer,
+    rows, logs, out, columns, slots, k, layer,
 ):  # fmt: skip
-    """One stacked layer back through all steps; fills d_pre (T B P H,), gradients and totals (steps in turn), and their exponents (T + 1,).
+    """One stacked layer back through all steps; fills d_pre (T B P H,), or (B P H,) again and again, and the exponents (T + 1,).
 
-    All arrays but w (G H, H) and rows (B, G H) are vectors, in the order of `Work`.
+    gradients and totals hold some steps at a time, whose norms are then recorded. All arrays but w (G H, H) and rows (B, G H) are vectors, in
+    the order of `Work`.
     """
     steps = x_exponents.size
     width, gate_rows = w.shape[1], w.shape[0]
-    units, pre_width, n_local, n_x = batch * width, cell.n_pre * width, cell.n_local * width, x.size // steps
+    units, pre_width, n_local, features = batch * width, cell.n_pre * width, cell.n_local * width, x.size // (steps * batch)
     size = cell.n_states * units
-    at_once = gradients.size // size
     gap = (cell.n_states - 1) * units
-    gradient = vector_at(gradients, (steps % at_once) * size, size)
+    d_pre_gap = batch * pre_width if d_pre.size > batch * pre_width else 0
+    alternates = _alternates(w)
+    records_parameters = wants_parameters(columns)
+    last = gradients.size // size - 1
+    row = last
+    gradient = vector_at(gradients, row * size, size)
     fill(gradient, 0)
     exponent = NOTHING
     for t in range(steps, 0, -1):
         exponent = _add_from_above(gradient, exponent, vector_at(above, t * units, units), above_exponents[t])
-        before = vector_at(gradients, ((t - 1) % at_once) * size, size)
-        total = vector_at(totals, (t % at_once) * units, units)
-        d_now = matrix_at(d_pre, (t - 1) * batch * pre_width, batch, pre_width)
+        before = vector_at(gradients, (row - 1) * size, size)
+        total = vector_at(totals, row * units, units)
+        d_now = matrix_at(d_pre, (t - 1) * d_pre_gap, batch, pre_width)
         for b in range(batch):
             backward_units(
                 cell.backward, vector_at(gradient, b * width, width), vector_at(local, ((t - 1) * batch + b) * n_local, n_local),
                 vector_at(d_now, b * pre_width, pre_width), vector_at(before, b * width, width), vector_at(total, b * width, width), gap,
             )  # fmt: skip
         gradient_exponents[t] = exponent
-        h_gradient = vector_at(gradient, 0, units)
-        _record_gradients(out, columns, slots, k, layer, t, h_gradient, total if gap > 0 else h_gradient, exponent)
-        record_step(
-            out, columns, slots, cell.input_rows, k, layer, t, d_now, matrix_at(states, (t - 1) * units, batch, width),
-            matrix_at(x, (t - 1) * n_x, batch, n_x // batch), 0 if exponent == NOTHING else exponent,
-            exponents[t - 1], x_exponents[t - 1], rows,
-        )  # fmt: skip
-        product_transposed(w, columns_at(d_now, 0, gate_rows), as_matrix(before, batch, width), True)
+        if records_parameters:
+            record_step(
+                out, columns, slots, cell.input_rows, k, layer, t, d_now, matrix_at(states, (t - 1) * units, batch, width),
+                matrix_at(x, (t - 1) * batch * features, batch, features), 0 if exponent == NOTHING else exponent,
+                exponents[t - 1], x_exponents[t - 1], rows,
+            )  # fmt: skip
+        _recurrent_product(w, columns_at(d_now, 0, gate_rows), as_matrix(before, batch, width), alternates and t % 2 == 1)
         gradient = before
         exponent = _renormalise(gradient, exponent)
-    gradient_exponents[0] = exponent
-    _record_gradients(out, columns, slots, k, layer, 0, vector_at(gradient, 0, units), vector_at(gradient, gap, units), exponent)
+        row -= 1
+        if row > 0 and t > 1:
+            continue
+        first, lowest = t, 1
+        if t == 1:  # then row holds step 0, which is recorded too
+            gradient_exponents[0] = exponent
+            copy(vector_at(gradient, gap, units), vector_at(totals, row * units, units))
+            first, lowest = 0, row
+        count = last + 1 - lowest
+        _record_gradients(
+            out, columns, slots, k, layer, first, units, vector_at(gradients, lowest * size, count * size),
+            vector_at(totals, lowest * units, count * units), vector_at(gradient_exponents, first, count), logs,
+        )  # fmt: skip
+        if t > 1:
+            row = last
+            gradient = vector_at(gradients, row * size, size)
+            copy(before, gradient)
 
 
 @register_jitable(error_model="numpy")
@@ -371,8 +425,7 @@ def _draw(one, cell, weights, block, scratch, k):
         draw_weights(one, weights, cell.gates, realization, block.key, scratch)
     if not block.given_inputs:
         x = as_vector(block.inputs)
-        draw_vector(scratch, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
-        copy(scratch, x)
+        draw_vector(x, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
 
 
 @register_jitable(error_model="numpy")
@@ -395,7 +448,7 @@ def _forward(cell, weights, block, work, out, k):
         left = _forward_layer(
             cell, batch, x, x_exponents, work.w_t, u_t, work.bias, biased, vector_at(work.states, layer * states_size, states_size),
             work.exponents[layer], vector_at(work.local, layer * local_size, local_size), as_vector(work.pre), as_vector(work.scaled),
-            out, block.columns, block.slots, k, layer,
+            work.logs, out, block.columns, block.slots, k, layer,
         )  # fmt: skip
         if left >= 0:
             return left
@@ -432,16 +485,14 @@ def _backward(one, cell, weights, block, work, out, totals, k):
             cell, batch, w, states, exponents, x, x_exponents,
             vector_at(work.local, layer * local_size, local_size), vector_at(work.above, now * above_size, above_size),
             work.above_exponents[now], flat_d_pre, as_vector(work.gradients[turn]), as_vector(work.totals[turn]), gradient_exponents,
-            step_rows, out, block.columns, block.slots, k, layer,
+            step_rows, work.logs, out, block.columns, block.slots, k, layer,
         )  # fmt: skip
         if layer > 0:
             u = matrix_at(weights.input_rest, (layer - 1) * rows * width, rows, width)
             below, below_exponents = vector_at(work.above, (1 - now) * above_size, above_size), work.above_exponents[1 - now]
             _gradient_below(cell, batch, u, flat_d_pre, gradient_exponents, below, below_exponents, step_rows)
         d_exponents, hidden = vector_at(gradient_exponents, 1, steps), vector_at(states, 0, steps * units)
-        _record_totals(
-            cell, work, totals, block.total_columns, k, layer, d_pre, d_exponents, hidden, vector_at(exponents, 0, steps), x, x_exponents
-        )
+        _record_totals(cell, work, totals, block.total_columns, k, layer, d_pre, d_exponents, hidden, vector_at(exponents, 0, steps), x, x_exponents)
 
 
 def _run(one, cell, weights, block, work, out, totals, left):

@@ -43,6 +43,16 @@ def columns_at(matrix, first, n):
     return matrix[:, first : first + n]
 
 
+def rows_turned(matrix, turned):
+    """A matrix, or with its rows in the opposite order if ``turned``."""
+    return matrix[::-1] if turned else matrix
+
+
+def columns_turned(matrix, turned):
+    """A matrix, or with its columns in the opposite order if ``turned``."""
+    return matrix[:, ::-1] if turned else matrix
+
+
 def transposed(matrix):
     """A contiguous matrix with rows and columns exchanged; nothing is copied."""
     return matrix.T
@@ -91,6 +101,12 @@ def _type_columns_at(context):
         return types.Array(matrix.dtype, 2, "A", readonly=not matrix.mutable)(matrix, types.intp, types.intp)
 
     return typer
+
+
+@type_callable(rows_turned)
+@type_callable(columns_turned)
+def _type_turned(context):
+    return lambda matrix, turned: types.Array(matrix.dtype, 2, "A", readonly=not matrix.mutable)(matrix, types.boolean)
 
 
 def _view(context, builder, signature, source, start, shape):
@@ -151,6 +167,29 @@ def _lower_columns_at(context, builder, signature, args):
     new.meminfo, new.parent, new.itemsize, new.strides = old.meminfo, old.parent, old.itemsize, old.strides
     new.shape, new.nitems = cgutils.pack_array(builder, [rows, args[2]]), builder.mul(rows, args[2])
     return impl_ret_borrowed(context, builder, signature.return_type, new._getvalue())
+
+
+def _turned(context, builder, signature, args, axis):
+    old = context.make_array(signature.args[0])(context, builder, args[0])
+    new = context.make_array(signature.return_type)(context, builder)
+    shape, strides = (cgutils.unpack_tuple(builder, extents, 2) for extents in (old.shape, old.strides))
+    last = builder.mul(builder.sub(shape[axis], context.get_constant(types.intp, 1)), strides[axis])
+    offset = builder.select(args[1], last, context.get_constant(types.intp, 0))
+    strides[axis] = builder.select(args[1], builder.neg(strides[axis]), strides[axis])
+    new.data = cgutils.pointer_add(builder, old.data, offset)
+    new.meminfo, new.parent, new.itemsize, new.nitems, new.shape = old.meminfo, old.parent, old.itemsize, old.nitems, old.shape
+    new.strides = cgutils.pack_array(builder, strides)
+    return impl_ret_borrowed(context, builder, signature.return_type, new._getvalue())
+
+
+@lower_builtin(rows_turned, types.Array, types.Boolean)
+def _lower_rows_turned(context, builder, signature, args):
+    return _turned(context, builder, signature, args, 0)
+
+
+@lower_builtin(columns_turned, types.Array, types.Boolean)
+def _lower_columns_turned(context, builder, signature, args):
+    return _turned(context, builder, signature, args, 1)
 
 
 @lower_builtin(transposed, types.Array)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -22,6 +23,28 @@ def widest_vectors(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         # llvmlite's own `add` knows attributes without values only; as text they are written the same way.
         set.add(builder.function.attributes, _PREFERENCE)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def two_at_a_time(typingctx: Any) -> Any:
+    """In a compiled function, behind its loops: let LLVM take two vectors in each turn of those, so that one's chain of operations fills the other's.
+
+    LLVM does so by itself with short loops alone. A cell's chain of exponentials and divisions is longer than what the processor looks ahead.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        module, seen = builder.module, set()
+        for block in builder.function.blocks:
+            seen.add(block)
+            jump = block.terminator
+            if isinstance(jump, ir.Branch) and jump.operands[0] in seen:  # back to the head of a loop
+                count = module.add_metadata(["llvm.loop.interleave.count", ir.Constant(ir.IntType(32), 2)])
+                loop = module.add_metadata([ir.MetaDataString(module, f"of {block.name}"), count])
+                loop.operands = (loop, count)  # a loop's metadata names itself first
+                jump.set_metadata("llvm.loop", loop)
         return context.get_dummy_value()
 
     return types.void(), codegen
