@@ -50,14 +50,12 @@ def formula(function: F) -> F:
     return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
 
 
-def rounded_as_written(function: F) -> F:
-    """A formula without fused multiply-adds: the same bytes in vector code and in scalar code, whoever calls it."""
-    return extending.register_jitable(**INLINE, fastmath=False)(function)  # type: ignore[no-any-return]
-
-
 def part(function: F) -> F:
-    """A piece of one kernel, compiled into its place: a call would copy the kernel's named tuples of arrays, over a kilobyte, each time."""
-    return extending.register_jitable(**INLINE)(function)  # type: ignore[no-any-return]
+    """A piece of one kernel, compiled into its place: a call would copy the kernel's named tuples of arrays, over a kilobyte, each time.
+
+    It rounds as it is written, without fused multiply-adds: a formula gives the same bytes in a loop of vectors and for one row.
+    """
+    return extending.register_jitable(**INLINE, fastmath=False)(function)  # type: ignore[no-any-return]
 
 
 def reduction(function: F) -> F:

@@ -16,17 +16,23 @@ from fastgrad.engine.norms import power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.views import vector_at
-from fastgrad.jit import part, register_jitable, rounded_as_written
+from fastgrad.jit import part, register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation is evaluated
 
 
-@rounded_as_written
+@part
 def _spread(std, squares, bias):
     """S = sqrt(s^2 + sigma_b^2), s = w |x|."""
     s = std * math.sqrt(squares)
     return math.sqrt(s * s + bias * bias) if bias > 0.0 else s
+
+
+@part
+def not_squarable(size):
+    """Whether squares on the way to this size may have left the number range."""
+    return not (size >= 1e-140 and size <= 1e140)
 
 
 @part
@@ -39,9 +45,9 @@ def set_spreads(layers, work, layer, count):
     moves = layers.bias_std > 0.0 or not (layers.homogeneous or line)  # whether a carry other than 0 needs looking at
     unusual = 0
     for k in range(count):
-        carry = load(work.carry, k)
-        unusual |= moves & (carry != 0)
-        store(spread, k, _spread(std, load(squares, k), layers.bias_std), 0)
+        carry, size = load(work.carry, k), _spread(std, load(squares, k), layers.bias_std)
+        unusual |= (moves & (carry != 0)) | ((layers.bias_std > 0.0) & not_squarable(size))
+        store(spread, k, size, 0)
         store(exponent, k, np.int32(carry), 1)
         store(regime, k, np.int8(LINE if line else PHI), 2)
     if unusual:
@@ -53,12 +59,17 @@ def set_spreads(layers, work, layer, count):
 def _set_spread(layers, work, layer, k, line):
     """`set_spreads` for one row, whatever its exponent."""
     std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
-    exponent = work.carry[k]
-    common = max(exponent, 0) if layers.bias_std > 0.0 else exponent
-    spread = _spread(std * power_of_two(exponent - common), work.squares[layer - 1, k], layers.bias_std * power_of_two(-common))
+    squares, bias = work.squares[layer - 1, k], layers.bias_std
+    exponent = work.carry[k] if squares > 0.0 or bias == 0.0 else 0  # of an x that is zero nothing is left but biases
+    common = max(exponent, 0) if bias > 0.0 else exponent
+    if bias > 0.0:
+        std, bias = std * power_of_two(exponent - common), bias * power_of_two(-common)
+    spread = _spread(std, squares, bias)
+    if bias > 0.0 and not_squarable(spread):
+        spread = math.hypot(std * math.sqrt(squares), bias)
     regime = LINE if line else PHI
     if common != 0 and not (layers.homogeneous or line):
-        if spread * power_of_two(common) < TINY:
+        if layers.through_zero and spread * power_of_two(common) < TINY:
             regime = TANGENT
         else:
             spread *= power_of_two(common)
@@ -84,15 +95,15 @@ def _line(below, above, h, x, slope):
         slope[j] = d
 
 
-@part
-def _inputs(layers, block, count, realization, h, x, slope):
+@register_jitable
+def _inputs(given, key, n, count, realization, h, x, slope):
     """The inputs as a layer whose gradient goes no further."""
-    n, gap = layers.widths[0], x.shape[1]
-    if block.inputs.size == 0:
-        draw_normals(x, count, n, 0, Role.INPUT, realization, block.key)
+    gap = x.shape[1]
+    if given.size == 0:
+        draw_normals(x, count, n, 0, Role.INPUT, realization, key)
     for k in range(count):
-        if block.inputs.size > 0:
-            copy(block.inputs, vector_at(x, k * gap, n))
+        if given.size > 0:
+            copy(given, vector_at(x, k * gap, n))
         fill(vector_at(h, k * gap, n), 0)
         fill(vector_at(slope, k * gap, n), 0)
 
@@ -117,29 +128,23 @@ def _apply_phi(layers, work, layer, first, count, h, x, slope):
             _line(number(1.0 if straight else layers.left_slope), number(1.0 if straight else layers.right_slope), h_k, x_k, slope_k)
 
 
-@part
-def _draw_noise(layers, block, layer, count, realization, noise):
-    """What the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe."""
-    n, gap = layers.widths[layer], noise.shape[1]
-    if layer < layers.widths.size - 1:
-        draw_normals(noise, count, n, layer + 1, Role.BACKWARD_NOISE, realization, block.key)
-        return
-    for k in range(count):
-        draw_probe(vector_at(noise, k * gap, gap), n, block.unit_probe, address(Role.PROBE, 0, 0, realization + k), block.key)
-
-
 @register_jitable(error_model="numpy")
 def evaluate(layers, block, work, layer, first, count, realization, h, x, slope, noise):
     """h, x = phi(h), slope = phi'(h) and noise of rows first … first + count - 1 of a group; ``realization``: of row ``first``.
 
+    The noise is what the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe.
     h, x, slope, noise : (rows, row length) matrices in the precision of the run, row length at least 4 * `panel_counters` (n).
     """
+    n, gap, above = layers.widths[layer], h.shape[1], layer + 1
     if layer == 0:
-        _inputs(layers, block, count, realization, h, x, slope)
+        _inputs(block.inputs, block.key, n, count, realization, h, x, slope)
     else:
-        n = layers.widths[layer]
         draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
         for k in range(count):
-            _scale(vector_at(h, k * h.shape[1], n), h.dtype.type(work.spread[layer, first + k]))
+            _scale(vector_at(h, k * gap, n), h.dtype.type(work.spread[layer, first + k]))
         _apply_phi(layers, work, layer, first, count, h, x, slope)
-    _draw_noise(layers, block, layer, count, realization, noise)
+    if above < layers.widths.size:
+        draw_normals(noise, count, n, above, Role.BACKWARD_NOISE, realization, block.key)
+        return
+    for k in range(count):
+        draw_probe(vector_at(noise, k * gap, gap), n, block.unit_probe, address(Role.PROBE, 0, 0, realization + k), block.key)

@@ -40,12 +40,13 @@ from fastgrad.engine.random import Role
 from fastgrad.engine.recorded_logs import LOGS, ROWS, take_recorded_logs
 from fastgrad.engine.views import matrix_at, plane_at, vector_at
 from fastgrad.engine.wide import widest_vectors
-from fastgrad.jit import part, reduction, register_jitable, rounded_as_written
+from fastgrad.jit import part, reduction, register_jitable
 
-BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed
+BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose removal the squares of any finite number can be summed in float64
 LEAST_32, LEAST_64 = 1e-30, 1e-290  # sums of squares below may have lost terms to underflow, those above 1/LEAST to overflow
 CANCELS = 1.0 / 16.0  # a form this far below the sum of its terms' sizes has lost a digit
-LOST = -1.0  # stands for |x|^2 when x has left the number range, until it is recorded
+STATES = 7
+ALONG, ACROSS, A, G_SQUARES, DELTA_SQUARES, DELTA_H, XI = range(STATES)
 SCALAR_BYTES = 29  # of a layer and realization in `Work`: spread, squares, post, exponent, sent, regime
 
 
@@ -83,13 +84,13 @@ class Block(NamedTuple):
 class Work(NamedTuple):
     """Arrays that one block works in.
 
-    h, slope : (1, G, W); x, noise : (L + 1, G, W) where layers are kept for the largest entries, else (1, G, W).  again : (4, 1, W), one row of
-    these four.  zeros : (G W,).  blur_rows : (G, 2 SLACK), whose first column blur, (G,) float64, holds: the normals xi of a layer.
-    sums : (L + 1, SUMS, G) in the precision of the run, x as it was evaluated.  forms : (SUMS,) float64, the sums of one row.
-     Of the gradient that a row has arrived at, (G,) float64: along, across and a with
-    g = along x + across (z' - x x.z'/|x|^2) = a x + across z', the norms' squares g_squares, delta_squares, and delta_h = h^T delta.
-    carry : (G,) int64, exponent of the pass.  Of each layer, (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x;
-    exponent int32, of h; sent int32, of the gradient; regime int8.  logs : (ROWS, LOGS).  Rows are `whole_lines`, which a panel fits into.
+    x, noise : (L + 1, G, W) where layers are kept for the largest entries, else (1, G, W).  h, slope : (1, G, W).  again : (4, 1, W), one row
+    of h, x, slope and noise.  zeros : (G W,).  blur : (G, 2 SLACK), whose first column counts.  sums : (L + 1, SUMS, G) in the precision of the
+    run, x as it was evaluated.  forms : (SUMS,) float64, the sums of one row.  state : (STATES, G) float64, of the gradient that a row has arrived
+    at: `ALONG`, `ACROSS` and `A` with g = along x + across (z' - x x.z'/|x|^2) = a x + across z'; the squares of norms `G_SQUARES` and
+    `DELTA_SQUARES`; `DELTA_H`, h^T delta; and `XI`, the normals of the bias blur.  carry : (G,) int64, exponent of the pass.  Of each layer,
+    (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x; exponent int32, of h; sent int32, of the gradient; regime int8.
+    logs : (ROWS, LOGS).  Rows are `whole_lines`, which a panel fits into.
     """
 
     h: Any
@@ -98,16 +99,10 @@ class Work(NamedTuple):
     noise: Any
     again: Any
     zeros: Any
-    blur_rows: Any
     blur: Any
     sums: Any
     forms: Any
-    along: Any
-    across: Any
-    a: Any
-    g_squares: Any
-    delta_squares: Any
-    delta_h: Any
+    state: Any
     carry: Any
     spread: Any
     squares: Any
@@ -140,42 +135,46 @@ def _sum_again(layers, block, work, layer, k, realization, factor):
 
 
 @part
-def _orders_to_take(layers, work, layer, k, squares):
-    """Binary orders to take out of x_layer so that its typical entry stays in the window."""
-    mean = squares / layers.widths[layer]
+def _orders_to_take(mean, carry, homogeneous, straight, through_zero):
+    """Binary orders to take out of x so that its typical entry, of square ``mean``, stays in the window; straight: phi was a line for this x."""
     inside = mean >= 1.0 / WINDOW**2 and mean <= WINDOW**2
-    if mean == 0.0 or (inside and (layers.homogeneous or work.carry[k] == 0)):
+    if mean == 0.0 or (inside and (homogeneous or carry == 0)):
         return 0
     size = math.sqrt(mean)
-    small = layers.through_zero and size * power_of_two(work.carry[k]) < TINY
-    if inside or not (layers.homogeneous or small or work.regime[layer, k] != PHI):
+    small = through_zero and size * power_of_two(carry) < TINY
+    if inside or not (homogeneous or small or straight):
         return 0
     return math.frexp(size)[1]
 
 
 @part
 def _keep_size(layers, block, work, layer, k, realization):
-    """|x_layer|^2 and the orders taken out of it."""
+    """|x_layer|^2 and the orders taken out of it; returns whether it left the number range."""
     squares = 1.0 * work.sums[layer, XX, k]
-    least = LEAST_32 if work.x.itemsize == 4 else LEAST_64
+    double = work.x.itemsize == 8
+    least = LEAST_64 if double else LEAST_32
     post = 0
     if not (squares >= least and squares <= 1.0 / least) and work.spread[layer, k] > 0.0:
-        if not squares < least:  # NaN too: the squares left the range, perhaps not the activations
-            post = BEYOND_SQUARES_32 if work.x.itemsize == 4 else BEYOND_SQUARES_64
+        # NaN too is large: the squares left the range, perhaps not the activations.
+        post = (-BEYOND_SQUARES_64 if double else 0) if squares < least else (BEYOND_SQUARES_64 if double else BEYOND_SQUARES_32)
         _sum_again(layers, block, work, layer, k, realization, power_of_two(-post))
         squares = work.forms[XX]
-    if not squares < math.inf:
-        squares, post = LOST, 0
-    elif post == 0:
-        post = _orders_to_take(layers, work, layer, k, squares)
-        squares *= power_of_two(-2 * post)
+    lost = not squares < math.inf
+    if lost or squares == 0.0:
+        squares, post = 0.0, 0
+    else:
+        straight = work.regime[layer, k] != PHI
+        orders = _orders_to_take(squares / layers.widths[layer], work.carry[k] + post, layers.homogeneous, straight, layers.through_zero)
+        squares *= power_of_two(-2 * orders)
+        post += orders
     work.squares[layer, k] = squares
     work.post[layer, k] = post
     work.carry[k] += post
+    return lost
 
 
 @part
-def _keep_sizes(layers, block, work, layer, count, realization):
+def _keep_sizes(layers, block, work, layer, count, realization, left):
     """`_keep_size` of all rows: at once where all are in the window, as they nearly always are."""
     group = work.x.shape[1]
     xx = vector_at(work.sums, (layer * SUMS + XX) * group, count)
@@ -190,27 +189,27 @@ def _keep_sizes(layers, block, work, layer, count, realization):
         store(post, k, np.int32(0), 1)
     if unusual:
         for k in range(count):
-            _keep_size(layers, block, work, layer, k, realization)
+            if _keep_size(layers, block, work, layer, k, realization) and left[k] < 0:
+                left[k] = layer
 
 
-@part
-def _record_activation(block, work, out, left, k0, count, layer):
-    for k in range(count):
-        if work.squares[layer, k] == LOST:
-            work.squares[layer, k] = 0.0
-            if left[k0 + k] < 0:
-                left[k0 + k] = layer
-        if left[k0 + k] < 0:
-            put(out, block.columns, block.slots, ACTIVATION, k0 + k, layer, work.squares[layer, k])
+@register_jitable
+def _record(out, columns, slots, variable, k0, values, layer, left):
+    """One number of each row, where it is wanted and the row has not left the number range."""
+    row, column = columns[variable], slots[layer]
+    if row >= 0 and column >= 0:
+        for k in range(values.size):
+            if left[k] < 0:
+                out[row, k0 + k, column] = values[k]
 
 
 @register_jitable(error_model="numpy")
 def _forward(layers, block, work, out, left, k0, count):
-    """Scalars and sums of all layers; left[k0 + k] becomes the first layer that left the number range."""
+    """Scalars and sums of all layers; left[k] becomes the first layer that left the number range."""
     widest_vectors()
     realization, group = block.first + k0, work.x.shape[1]
     for k in range(count):
-        left[k0 + k] = -1
+        left[k] = -1
         work.carry[k] = work.exponent[0, k] = 0
         work.spread[0, k] = 1.0
         work.regime[0, k] = PHI
@@ -223,14 +222,14 @@ def _forward(layers, block, work, out, left, k0, count):
             set_spreads(layers, work, layer, count)
         evaluate(layers, block, work, layer, 0, count, realization, h, x, slope, noise)
         layer_sums(count, n, h, x, slope, noise, plane_at(work.sums, layer))
-        _keep_sizes(layers, block, work, layer, count, realization)
-        _record_activation(block, work, out, left, k0, count, layer)
+        _keep_sizes(layers, block, work, layer, count, realization, left)
+        _record(out, block.columns, block.slots, ACTIVATION, k0, vector_at(work.squares, layer * group, count), layer, left)
 
 
 # --- backward ----------------------------------------------------------------------------------------------------------------------
 
 
-@rounded_as_written
+@part
 def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
     """(a, |g|^2, |delta|^2, h^T delta, whether they kept their digits) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
     a = along - b * t
@@ -242,16 +241,26 @@ def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
 
 
 @part
+def _in_range(sums, least, most, inputs):
+    """Whether no term can have been lost to the ends of the number range; inputs: of layer 0, which has no slopes."""
+    if not (sums[XX] >= least and sums[XX] <= most):
+        return False
+    squares = sums[AA] >= least and sums[AA] <= most and sums[BB] >= least and sums[BB] <= most
+    return inputs or (squares and abs(sums[HA]) + abs(sums[HB]) <= most)
+
+
+@part
 def _see_row(layers, block, work, layer, k, realization):
     """What matters of the gradient that has arrived at a layer, for one row, whatever its sums are."""
-    along, b = work.along[k], work.across[k]
+    along, b = work.state[ALONG, k], work.state[ACROSS, k]
     if along == 0.0 and b == 0.0:
-        work.a[k] = work.g_squares[k] = work.delta_squares[k] = work.delta_h[k] = 0.0
+        work.state[A, k] = work.state[G_SQUARES, k] = work.state[DELTA_SQUARES, k] = work.state[DELTA_H, k] = 0.0
         return
     # At the end of the network, and of a weight matrix that was multiplied by zero, nothing is known.
     known = layer < layers.widths.size - 1 and work.squares[layer, k] != 0.0 and work.spread[layer + 1, k] != 0.0
     p = power_of_two(-work.post[layer, k])
-    sums, exact = work.forms, False
+    sums, exact, double = work.forms, False, work.x.itemsize == 8
+    least = LEAST_64 if double else LEAST_32
     for j in range(SUMS):
         sums[j] = work.sums[layer, j, k]
     while True:
@@ -259,23 +268,13 @@ def _see_row(layers, block, work, layer, k, realization):
         a, g, delta, delta_h, keeps = _forms(
             sums[XX] * p * p, sums[XW] * p, sums[WW], sums[AA] * p * p, sums[AB] * p, sums[BB], sums[HA] * p, sums[HB], along, b, t
         )
-        if exact or (_in_range(work, layer) and (keeps or work.x.itemsize == 8)):
+        if exact or (_in_range(sums, least, 1.0 / least, layer == 0) and (keeps or double)):
             break
         _sum_again(layers, block, work, layer, k, realization, p)
         p, exact = 1.0, True
-    work.a[k], work.g_squares[k], work.delta_squares[k], work.delta_h[k] = a, g, delta, delta_h
-
-
-@part
-def _in_range(work, layer):
-    """Whether no term of ``forms`` can have been lost to the ends of the number range."""
-    sums = work.forms
-    least = LEAST_32 if work.x.itemsize == 4 else 0.0
-    most = 1.0 / LEAST_32 if work.x.itemsize == 4 else 1.0 / LEAST_64
-    if not (sums[XX] >= least and sums[XX] <= most):
-        return False
-    squares = sums[AA] >= least and sums[AA] <= most and sums[BB] >= least and sums[BB] <= most
-    return layer == 0 or (squares and abs(sums[HA]) + abs(sums[HB]) <= most)
+    # Float64 slopes below 1e-154 have no squares; they count as none then.
+    work.state[A, k], work.state[G_SQUARES, k], work.state[DELTA_SQUARES, k] = a, g, delta
+    work.state[DELTA_H, k] = delta_h if delta > 0.0 else 0.0
 
 
 @part
@@ -287,6 +286,9 @@ def _see_gradients(layers, block, work, layer, count, realization):
     ab, bb = vector_at(work.sums, (layer * SUMS + AB) * group, count), vector_at(work.sums, (layer * SUMS + BB) * group, count)
     ha, hb = vector_at(work.sums, (layer * SUMS + HA) * group, count), vector_at(work.sums, (layer * SUMS + HB) * group, count)
     squares, post = vector_at(work.squares, layer * group, count), vector_at(work.post, layer * group, count)
+    along_, across = vector_at(work.state, ALONG * group, count), vector_at(work.state, ACROSS * group, count)
+    a_, g_squares = vector_at(work.state, A * group, count), vector_at(work.state, G_SQUARES * group, count)
+    delta_squares, delta_h_ = vector_at(work.state, DELTA_SQUARES * group, count), vector_at(work.state, DELTA_H * group, count)
     known = 1.0 if layer < layers.widths.size - 1 else 0.0
     above = vector_at(work.spread, min(layer + 1, layers.widths.size - 1) * group, count)
     least = LEAST_32 if work.x.itemsize == 4 else LEAST_64
@@ -294,22 +296,22 @@ def _see_gradients(layers, block, work, layer, count, realization):
     for k in range(count):
         x2, w2, a2, b2 = 1.0 * load(xx, k), 1.0 * load(ww, k), 1.0 * load(aa, k), 1.0 * load(bb, k)
         xw_, ab_, ha_, hb_ = 1.0 * load(xw, k), 1.0 * load(ab, k), 1.0 * load(ha, k), 1.0 * load(hb, k)
-        along, b = load(work.along, k), load(work.across, k)
+        along, b = load(along_, k), load(across, k)
         t = known * (xw_ / x2)
         a, g, delta, delta_h, keeps = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
         fine = keeps & (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
         fine &= (min(min(x2, a2), b2) >= least) & (max(max(x2, a2), b2) <= 1.0 / least) & (abs(ha_) + abs(hb_) <= 1.0 / least)
         unusual |= not fine
-        store(work.a, k, a, 0)
-        store(work.g_squares, k, g, 1)
-        store(work.delta_squares, k, delta, 2)
-        store(work.delta_h, k, delta_h, 3)
+        store(a_, k, a, 0)
+        store(g_squares, k, g, 1)
+        store(delta_squares, k, delta, 2)
+        store(delta_h_, k, delta_h, 3)
     if unusual:
         for k in range(count):
             _see_row(layers, block, work, layer, k, realization)
 
 
-@rounded_as_written
+@part
 def _next(std, spread, squares, delta_squares, delta_h, bias, blur, order):
     """(along, across) of g_{l-1}; order: a power of two, what x_{l-1} is in units of h_l."""
     ratio = std / spread
@@ -322,18 +324,19 @@ def _step_row(layers, work, layer, k):
     """(along, across) of one row, orders taken out of them where the gradient would leave the window."""
     std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
     squares, spread = work.squares[layer - 1, k], work.spread[layer, k]
-    along, across = 0.0, std * math.sqrt(work.delta_squares[k])
+    delta_squares, delta_h = work.state[DELTA_SQUARES, k], work.state[DELTA_H, k]
+    along, across = 0.0, std * math.sqrt(delta_squares)
     if squares != 0.0 and spread != 0.0:  # else W x = 0 tells nothing about W
         order = power_of_two(work.exponent[layer - 1, k] + work.post[layer - 1, k] - work.exponent[layer, k])
-        bias = layers.bias_std * power_of_two(-work.exponent[layer, k])
-        along, across = _next(std, spread, squares, work.delta_squares[k], work.delta_h[k], bias, work.blur[k], order)
+        bias = layers.bias_std * power_of_two(-work.exponent[layer, k]) if layers.bias_std > 0.0 else 0.0  # 0 times infinity is not 0
+        along, across = _next(std, spread, squares, delta_squares, delta_h, bias, work.state[XI, k], order)
     size = math.hypot(along * math.sqrt(squares / layers.widths[layer - 1]), across)
     if size > 0.0 and not (size >= 1.0 / WINDOW and size <= WINDOW):
         shift = math.frexp(size)[1]
-        along, across = along * power_of_two(-shift), across * power_of_two(-shift)
+        half, rest = power_of_two(-shift // 2), power_of_two(-shift - (-shift // 2))  # at once it may leave the number range
+        along, across = along * half * rest, across * half * rest
         work.carry[k] += shift
-    work.along[k] = along
-    work.across[k] = across
+    work.state[ALONG, k], work.state[ACROSS, k] = along, across
 
 
 @part
@@ -344,17 +347,20 @@ def _step_down(layers, work, layer, count):
     squares, spread = vector_at(work.squares, below * group, count), vector_at(work.spread, layer * group, count)
     x_exponent, x_post = vector_at(work.exponent, below * group, count), vector_at(work.post, below * group, count)
     h_exponent = vector_at(work.exponent, layer * group, count)
+    delta_squares, delta_h = vector_at(work.state, DELTA_SQUARES * group, count), vector_at(work.state, DELTA_H * group, count)
+    along_, across_ = vector_at(work.state, ALONG * group, count), vector_at(work.state, ACROSS * group, count)
+    xi = vector_at(work.state, XI * group, count)
     width, bias = float(layers.widths[below]), layers.bias_std
     unusual = 0
     for k in range(count):
         x2, order = load(squares, k), load(x_exponent, k) + load(x_post, k) - load(h_exponent, k)
-        along, across = _next(std, load(spread, k), x2, load(work.delta_squares, k), load(work.delta_h, k), bias, load(work.blur, k), 1.0)
+        along, across = _next(std, load(spread, k), x2, load(delta_squares, k), load(delta_h, k), bias, load(xi, k), 1.0)
         size = along * along * (x2 / width) + across * across
         # Inside by more than rounding, for the row by itself asks in another way; NaN is outside.
         inside = (size >= 1.000001 / WINDOW**2) & (size <= 0.999999 * WINDOW**2)
         unusual |= not (inside & (order == 0) & ((bias == 0.0) | (load(h_exponent, k) == 0)))
-        store(work.along, k, along, 0)
-        store(work.across, k, across, 1)
+        store(along_, k, along, 0)
+        store(across_, k, across, 1)
     if unusual:
         for k in range(count):
             _step_row(layers, work, layer, k)
@@ -382,50 +388,37 @@ def _record_largest(layers, block, work, out, left, k0, count, layer):
         h, slope = matrix_at(work.h, 0, group, _row_length(n)), matrix_at(work.slope, 0, group, _row_length(n))
         evaluate(layers, block, work, layer, 0, count, block.first + k0, h, x, slope, noise)
     for k in range(count):
-        if left[k0 + k] < 0:
+        if left[k] < 0:
             start = k * x.shape[1]
-            a = work.a[k] * power_of_two(-work.post[layer, k])
-            top = _largest_of(a, work.across[k], vector_at(x, start, n), vector_at(noise, start, n))
+            a = work.state[A, k] * power_of_two(-work.post[layer, k])
+            top = _largest_of(a, work.state[ACROSS, k], vector_at(x, start, n), vector_at(noise, start, n))
             put(out, block.columns, block.slots, GRADIENT_MAX, k0 + k, layer, top)
-
-
-@part
-def _record_gradient(out, block, work, left, k0, count, layer):
-    columns, slots = block.columns, block.slots
-    for k in range(count):
-        work.sent[layer, k] = work.carry[k]
-        if left[k0 + k] >= 0 or slots[layer] < 0:
-            continue
-        put(out, columns, slots, GRADIENT, k0 + k, layer, work.g_squares[k])
-        if layer > 0:
-            put(out, columns, slots, BIAS_GRADIENT, k0 + k, layer, work.delta_squares[k])
-            put(out, columns, slots, WEIGHT_GRADIENT, k0 + k, layer, work.delta_squares[k])
-
-
-@part
-def _draw_blur(layers, block, work, layer, count, realization):
-    """xi of Theorem 1, one number a row."""
-    draw_normals(work.blur_rows, count, 1, layer, Role.BLUR, realization, block.key)
-    for k in range(count):
-        work.blur[k] = work.blur_rows[k, 0]
 
 
 @register_jitable(error_model="numpy")
 def _backward(layers, block, work, out, left, k0, count):
     widest_vectors()
-    realization = block.first + k0
+    realization, group = block.first + k0, work.x.shape[1]
+    g_squares, delta_squares = vector_at(work.state, G_SQUARES * group, count), vector_at(work.state, DELTA_SQUARES * group, count)
     for k in range(count):
         work.carry[k] = 0
-        work.along[k], work.across[k] = 0.0, 1.0
+        work.state[ALONG, k], work.state[ACROSS, k] = 0.0, 1.0
     for layer in range(layers.widths.size - 1, -1, -1):
         _see_gradients(layers, block, work, layer, count, realization)
-        _record_gradient(out, block, work, left, k0, count, layer)
+        for k in range(count):
+            work.sent[layer, k] = work.carry[k]
+        _record(out, block.columns, block.slots, GRADIENT, k0, g_squares, layer, left)
         if block.columns[GRADIENT_MAX] >= 0 and block.slots[layer] >= 0:
             _record_largest(layers, block, work, out, left, k0, count, layer)
-        if layer > 0:
-            if layers.bias_std > 0.0:
-                _draw_blur(layers, block, work, layer, count, realization)
-            _step_down(layers, work, layer, count)
+        if layer == 0:
+            return
+        _record(out, block.columns, block.slots, BIAS_GRADIENT, k0, delta_squares, layer, left)
+        _record(out, block.columns, block.slots, WEIGHT_GRADIENT, k0, delta_squares, layer, left)
+        if layers.bias_std > 0.0:
+            draw_normals(work.blur, count, 1, layer, Role.BLUR, realization, block.key)
+            for k in range(count):
+                work.state[XI, k] = work.blur[k, 0]
+        _step_down(layers, work, layer, count)
 
 
 # --- all of it ---------------------------------------------------------------------------------------------------------------------
@@ -435,8 +428,9 @@ def _run(layers, block, work, out, left):
     group = work.x.shape[1]
     for k0 in range(0, block.count, group):
         count = min(group, block.count - k0)
-        _forward(layers, block, work, out, left, k0, count)
-        _backward(layers, block, work, out, left, k0, count)
+        left_here = vector_at(left, k0, count)
+        _forward(layers, block, work, out, left_here, k0, count)
+        _backward(layers, block, work, out, left_here, k0, count)
         take_recorded_logs(block, work, out, k0, count)
 
 
@@ -458,16 +452,10 @@ def work_arrays(layers: Layers, dtype: Any, keep: bool, group: int) -> Work:
         noise=rows(planes, group),
         again=rows(4, 1),
         zeros=aligned_zeros(group * row, dtype),
-        blur_rows=np.zeros((group, 2 * SLACK), dtype),
-        blur=scalars(np.float64),
+        blur=np.zeros((group, 2 * SLACK), dtype),
         sums=aligned_zeros((length, SUMS, group), dtype),
         forms=aligned_zeros(SUMS),
-        along=scalars(np.float64),
-        across=scalars(np.float64),
-        a=scalars(np.float64),
-        g_squares=scalars(np.float64),
-        delta_squares=scalars(np.float64),
-        delta_h=scalars(np.float64),
+        state=scalars(np.float64, STATES),
         carry=scalars(np.int64),
         spread=scalars(np.float64, length),
         squares=scalars(np.float64, length),

@@ -16,6 +16,7 @@ from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
 from fastgrad.engine.layer_sums import SUMS
 from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.recorded_logs import LOGS, ROWS
 from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
@@ -195,7 +196,7 @@ def workspace_bytes(task: Task) -> int:
     length = network.depth + 1
     if is_single(task):
         stored, row = 2 * length if _keeps_layers(task) else 2, whole_lines(_width(network))
-        return group(task) * ((stored + 7) * row * itemsize + length * _scalar_bytes(task)) + 24 * length
+        return group(task) * ((stored + 7) * row * itemsize + length * _scalar_bytes(task)) + 24 * length + 8 * ROWS * LOGS
     batch, sent = columns(task)
     row = _width(network) + SLACK + 15
     stored = length if task.keep else 1

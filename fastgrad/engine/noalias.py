@@ -3,7 +3,8 @@
 A pointwise loop over many arrays is vectorised only behind run-time overlap checks, one for each pair; with the ten arrays of an LSTM their
 cost exceeds the loop's at usual widths, and LLVM then silently runs the scalar version (measured: 18 times slower). ``load`` and
 ``store`` attach LLVM's ``alias.scope`` and ``noalias`` metadata instead: no checks, always vector code. The promise they make is the
-caller's to keep: **an array that a loop stores to through slot k is touched in that loop through slot k alone.**
+caller's to keep: **what a function stores to through slot k it touches through slot k alone**, in all of its loops; functions that are compiled
+into one another keep their promises apart.
 
 In plain Python they are ``array[index]`` and ``array[index] = value``.
 """
@@ -29,9 +30,10 @@ def store(array: Any, index: int, value: Any, slot: int) -> None:
     array[index] = value
 
 
-def _scopes(module: Any) -> tuple[Any, list[Any]]:
-    """(scope of all reads, scopes of the slots) as metadata of this module; equal nodes are shared by LLVM."""
-    domain = module.add_metadata(["fastgrad pointwise"])
+def _scopes(builder: Any) -> tuple[Any, list[Any]]:
+    """(scope of all reads, scopes of the slots) of the function that is being built, as metadata of its module; equal nodes are shared by LLVM."""
+    module = builder.module
+    domain = module.add_metadata([f"fastgrad {builder.function.name}"])
     reads = module.add_metadata(["fastgrad reads", domain])
     return reads, [module.add_metadata([f"fastgrad slot {k}", domain]) for k in range(SLOTS)]
 
@@ -61,7 +63,7 @@ def _type_store(context):
 def load_at(builder: Any, pointer: Any) -> Any:
     """Generate the load of a number that the surrounding loop only reads."""
     value = builder.load(pointer)
-    reads, slots = _scopes(builder.module)
+    reads, slots = _scopes(builder)
     value.set_metadata("alias.scope", builder.module.add_metadata([reads]))
     value.set_metadata("noalias", builder.module.add_metadata(slots))
     return value
@@ -70,7 +72,7 @@ def load_at(builder: Any, pointer: Any) -> Any:
 def store_at(builder: Any, value: Any, pointer: Any, slot: int) -> None:
     """Generate the store of a number through a slot."""
     instruction = builder.store(value, pointer)
-    reads, slots = _scopes(builder.module)
+    reads, slots = _scopes(builder)
     mine = slots.pop(slot)
     instruction.set_metadata("alias.scope", builder.module.add_metadata([mine]))
     instruction.set_metadata("noalias", builder.module.add_metadata([reads, *slots]))
