@@ -39,7 +39,7 @@ def not_squarable(size):
 def set_spreads(layers, work, layer, count):
     """S_layer and how phi is to be evaluated, from |x_{layer-1}| * 2**carry; carry becomes the exponent of h."""
     group, line = work.x.shape[1], layers.linear_output and layer == layers.widths.size - 1
-    std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
+    std = layers.weight_std[layer - 1 if layers.weight_std.size > 1 else 0]
     squares, spread = vector_at(work.squares, (layer - 1) * group, count), vector_at(work.spread, layer * group, count)
     exponent, regime = vector_at(work.exponent, layer * group, count), vector_at(work.regime, layer * group, count)
     moves = layers.bias_std > 0.0 or not (layers.homogeneous or line)  # whether a carry other than 0 needs looking at
@@ -58,10 +58,10 @@ def set_spreads(layers, work, layer, count):
 @part
 def _set_spread(layers, work, layer, k, line):
     """`set_spreads` for one row, whatever its exponent."""
-    std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
+    std = layers.weight_std[layer - 1 if layers.weight_std.size > 1 else 0]
     squares, bias = work.squares[layer - 1, k], layers.bias_std
     exponent = work.carry[k] if squares > 0.0 or bias == 0.0 else 0  # of an x that is zero nothing is left but biases
-    common = max(exponent, 0) if bias > 0.0 else exponent
+    common = 0 if bias > 0.0 and exponent < 0 else exponent
     if bias > 0.0:
         std, bias = std * power_of_two(exponent - common), bias * power_of_two(-common)
     spread = _spread(std, squares, bias)

@@ -237,7 +237,8 @@ def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
     terms = a * a * aa + b * b * bb
     delta = terms + 2.0 * (a * b) * ab
     keeps = (rest >= CANCELS * ww) & (delta >= CANCELS * terms)
-    return a, max(along * along * xx + b * b * rest, 0.0), max(delta, 0.0), a * ha + b * hb, keeps
+    g = along * along * xx + b * b * rest
+    return a, g if g > 0.0 else 0.0, delta if delta > 0.0 else 0.0, a * ha + b * hb, keeps
 
 
 @part
@@ -289,9 +290,11 @@ def _see_gradients(layers, block, work, layer, count, realization):
     along_, across = vector_at(work.state, ALONG * group, count), vector_at(work.state, ACROSS * group, count)
     a_, g_squares = vector_at(work.state, A * group, count), vector_at(work.state, G_SQUARES * group, count)
     delta_squares, delta_h_ = vector_at(work.state, DELTA_SQUARES * group, count), vector_at(work.state, DELTA_H * group, count)
-    known = 1.0 if layer < layers.widths.size - 1 else 0.0
-    above = vector_at(work.spread, min(layer + 1, layers.widths.size - 1) * group, count)
+    known, above = 0.0, vector_at(work.spread, layer * group, count)  # at the end of the network nothing is known
+    if layer < layers.widths.size - 1:
+        known, above = 1.0, vector_at(work.spread, (layer + 1) * group, count)
     least = LEAST_32 if work.x.itemsize == 4 else LEAST_64
+    most = 1.0 / least
     unusual = 0
     for k in range(count):
         x2, w2, a2, b2 = 1.0 * load(xx, k), 1.0 * load(ww, k), 1.0 * load(aa, k), 1.0 * load(bb, k)
@@ -300,7 +303,7 @@ def _see_gradients(layers, block, work, layer, count, realization):
         t = known * (xw_ / x2)
         a, g, delta, delta_h, keeps = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
         fine = keeps & (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
-        fine &= (min(min(x2, a2), b2) >= least) & (max(max(x2, a2), b2) <= 1.0 / least) & (abs(ha_) + abs(hb_) <= 1.0 / least)
+        fine &= (x2 >= least) & (x2 <= most) & (a2 >= least) & (a2 <= most) & (b2 >= least) & (b2 <= most) & (abs(ha_) + abs(hb_) <= most)
         unusual |= not fine
         store(a_, k, a, 0)
         store(g_squares, k, g, 1)
@@ -322,7 +325,7 @@ def _next(std, spread, squares, delta_squares, delta_h, bias, blur, order):
 @part
 def _step_row(layers, work, layer, k):
     """(along, across) of one row, orders taken out of them where the gradient would leave the window."""
-    std = layers.weight_std[min(layer - 1, layers.weight_std.size - 1)]
+    std = layers.weight_std[layer - 1 if layers.weight_std.size > 1 else 0]
     squares, spread = work.squares[layer - 1, k], work.spread[layer, k]
     delta_squares, delta_h = work.state[DELTA_SQUARES, k], work.state[DELTA_H, k]
     along, across = 0.0, std * math.sqrt(delta_squares)
@@ -343,7 +346,7 @@ def _step_row(layers, work, layer, k):
 def _step_down(layers, work, layer, count):
     """(along, across) of the gradients one layer further down: of all rows at once where nothing is unusual."""
     group, below = work.x.shape[1], layer - 1
-    std = layers.weight_std[min(below, layers.weight_std.size - 1)]
+    std = layers.weight_std[below if layers.weight_std.size > 1 else 0]
     squares, spread = vector_at(work.squares, below * group, count), vector_at(work.spread, layer * group, count)
     x_exponent, x_post = vector_at(work.exponent, below * group, count), vector_at(work.post, below * group, count)
     h_exponent = vector_at(work.exponent, layer * group, count)
@@ -427,7 +430,7 @@ def _backward(layers, block, work, out, left, k0, count):
 def _run(layers, block, work, out, left):
     group = work.x.shape[1]
     for k0 in range(0, block.count, group):
-        count = min(group, block.count - k0)
+        count = group if group <= block.count - k0 else block.count - k0
         left_here = vector_at(left, k0, count)
         _forward(layers, block, work, out, left_here, k0, count)
         _backward(layers, block, work, out, left_here, k0, count)

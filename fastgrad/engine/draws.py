@@ -199,7 +199,7 @@ def fill_panels(out, rows, columns, kind, scale, where, key):
     counters = panel_counters(height * columns)
     for panel in range((rows + height - 1) // height):
         first = panel * height
-        n = min(height, rows - first) * columns
+        n = (height if height <= rows - first else rows - first) * columns
         draw_panel(vector_at(out, first * columns, n + SLACK), n, kind, scale, panel * counters, where, key)
 
 

@@ -92,7 +92,7 @@ def record_step(out, columns, slots, input_rows, k, layer, t, d_pre, hidden, x, 
 def _highest(orders):
     top = NOTHING
     for t in range(orders.size):
-        top = max(top, orders[t])
+        top = orders[t] if orders[t] > top else top
     return top
 
 
@@ -108,7 +108,8 @@ def _orders_of_products(d_exponents, x, x_exponents, orders):
 @register_jitable(error_model="numpy")
 def _scaled_chunk(d_pre, orders, start, top, for_input, input_rows, width, rows):
     """Steps start … of d_pre at exponent ``top`` into rows (SUM_CHUNK, B, G H); returns how many, 0 if none of them matters."""
-    steps = min(SUM_CHUNK, d_pre.shape[0] - start)
+    left = d_pre.shape[0] - start
+    steps = SUM_CHUNK if left >= SUM_CHUNK else left
     matter = False
     for s in range(steps):
         t = start + s

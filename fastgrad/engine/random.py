@@ -260,7 +260,7 @@ def panel_counters(n):
 @formula
 def panel_rows(columns):
     """Rows drawn together: the fewest that give a panel of 256 numbers, so that narrow matrices are vector code too."""
-    return max(1, 256 // columns)
+    return 256 // columns if columns <= 256 else 1
 
 
 @register_jitable(error_model="numpy")

@@ -179,9 +179,9 @@ def _scaled_pre(pre, bias, biased, hidden, exponent, x_exponent, scaled_hidden):
     if largest(hidden) > 0:
         common = exponent
     if largest(flat_pre) > 0:
-        common = max(common, x_exponent)
+        common = x_exponent if x_exponent > common else common
     if biased:
-        common = max(common, 0)
+        common = 0 if common < 0 else common
     if common == NOTHING:
         common = 0
     copy(hidden, scaled_hidden)
@@ -292,7 +292,7 @@ def _forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, 
     exponents[0] = 0
     put(out, columns, slots, ACTIVATION, k, layer, 0, -math.inf)
     for first in range(0, steps, together):
-        count = min(together, steps - first)
+        count = together if together <= steps - first else steps - first
         now = as_matrix(pre, count * batch, pre_width)
         _input_product(cell, width, u_t, matrix_at(x, first * batch * features, count * batch, features), bias, biased, now)
         for t in range(first, first + count):
