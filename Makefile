@@ -13,7 +13,7 @@ demo: $(VENV)/.installed-demo
 	@echo "The pictures are in $(CURDIR)/demo_output"
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 # An editable install, which builds the C extension in place; the stamp makes it happen again only when the
 # requirements or the C sources change.
