@@ -33,7 +33,7 @@ def compile_loops(make):
 
 def activation_loop(name, dtype):
     """The loop of one activation."""
-    (loop,) = compile_loops(lambda: pointwise.activation_address.__wrapped__(name, dtype))
+    (loop,) = compile_loops(lambda: pointwise.numba_activation_address.__wrapped__(name, dtype))
     return loop
 
 

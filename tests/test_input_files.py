@@ -183,9 +183,10 @@ def test_what_exceeds_the_free_memory_is_refused(tmp_path: Path) -> None:
     assert "8,192.0 GiB" in refused(read_inputs, path, TooLarge)
 
 
-def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path) -> None:
-    np.save(tmp_path / "digits.npy", DIGITS)
-    path = tmp_path / "digit.npy"
+def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # long paths are shortened in sentences
+    np.save("digits.npy", DIGITS)
+    path = Path("digit.npy")
     sentence = refused(read_inputs, path, MissingFile)
     assert sentence == f"inputs={str(path)!r} does not exist; did you mean 'digits.npy'?"
     refused(read_inputs, tmp_path / "nowhere" / "x.npy", FileNotFoundError)

@@ -16,6 +16,7 @@ from fastgrad.engine.norms import power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.views import vector_at
+from fastgrad.engine.wide import one_copy
 from fastgrad.jit import part, register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
@@ -135,6 +136,7 @@ def evaluate(layers, block, work, layer, first, count, realization, h, x, slope,
     The noise is what the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe.
     h, x, slope, noise : (rows, row length) matrices in the precision of the run, row length at least 4 * `panel_counters` (n).
     """
+    one_copy()
     n, gap, above = layers.widths[layer], h.shape[1], layer + 1
     if layer == 0:
         _inputs(block.inputs, block.key, n, count, realization, h, x, slope)

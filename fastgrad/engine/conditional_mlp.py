@@ -46,7 +46,7 @@ BEYOND_SQUARES_32, BEYOND_SQUARES_64 = 80, 560  # binary orders after whose remo
 LEAST_32, LEAST_64 = 1e-30, 1e-290  # sums of squares below may have lost terms to underflow, those above 1/LEAST to overflow
 CANCELS = 1.0 / 16.0  # a form this far below the sum of its terms' sizes has lost a digit
 STATES = 7
-ALONG, ACROSS, A, G_SQUARES, DELTA_SQUARES, DELTA_H, XI = range(STATES)
+ALONG, ACROSS, T, G_SQUARES, DELTA_SQUARES, DELTA_H, XI = range(STATES)
 SCALAR_BYTES = 29  # of a layer and realization in `Work`: spread, squares, post, exponent, sent, regime
 
 
@@ -87,7 +87,7 @@ class Work(NamedTuple):
     x, noise : (L + 1, G, W) where layers are kept for the largest entries, else (1, G, W).  h, slope : (1, G, W).  again : (4, 1, W), one row
     of h, x, slope and noise.  zeros : (G W,).  blur : (G, 2 SLACK), whose first column counts.  sums : (L + 1, SUMS, G) in the precision of the
     run, x as it was evaluated.  forms : (SUMS,) float64, the sums of one row.  state : (STATES, G) float64, of the gradient that a row has arrived
-    at: `ALONG`, `ACROSS` and `A` with g = along x + across (z' - x x.z'/|x|^2) = a x + across z'; the squares of norms `G_SQUARES` and
+    at: `ALONG`, `ACROSS` and `T` with g = along x + across (z' - t x), t = x.z'/|x|^2; the squares of norms `G_SQUARES` and
     `DELTA_SQUARES`; `DELTA_H`, h^T delta; and `XI`, the normals of the bias blur.  carry : (G,) int64, exponent of the pass.  Of each layer,
     (L + 1, G): spread S; squares |x|^2; post int32, binary orders taken out of x; exponent int32, of h; sent int32, of the gradient; regime int8.
     logs : (ROWS, LOGS).  Rows are `whole_lines`, which a panel fits into.
@@ -231,14 +231,28 @@ def _forward(layers, block, work, out, left, k0, count):
 
 @part
 def _forms(xx, xw, ww, aa, ab, bb, ha, hb, along, b, t):
-    """(a, |g|^2, |delta|^2, h^T delta, whether they kept their digits) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
+    """(|g|^2, |delta|^2, h^T delta, whether they kept their digits) for g = along x + b (w - t x) = a x + b w, t = x.w / x.x or 0."""
     a = along - b * t
     rest = ww - t * xw
     terms = a * a * aa + b * b * bb
     delta = terms + 2.0 * (a * b) * ab
     keeps = (rest >= CANCELS * ww) & (delta >= CANCELS * terms)
     g = along * along * xx + b * b * rest
-    return a, g if g > 0.0 else 0.0, delta if delta > 0.0 else 0.0, a * ha + b * hb, keeps
+    return g if g > 0.0 else 0.0, delta if delta > 0.0 else 0.0, a * ha + b * hb, keeps
+
+
+@reduction
+def _gradient_of_row(h, x, slope, noise, p, along, b, t):
+    """(|g|^2, |delta|^2, h^T delta) unit by unit in float64, ``p`` x for x: what cancels does so before it is squared."""
+    g_squares, delta_squares, delta_h = 0.0, 0.0, 0.0
+    for j in range(x.size):
+        y = p * x[j]
+        g = along * y + b * (noise[j] - t * y)
+        delta = g * slope[j]
+        g_squares += g * g
+        delta_squares += delta * delta
+        delta_h += delta * h[j]
+    return g_squares, delta_squares, delta_h
 
 
 @part
@@ -255,26 +269,28 @@ def _see_row(layers, block, work, layer, k, realization):
     """What matters of the gradient that has arrived at a layer, for one row, whatever its sums are."""
     along, b = work.state[ALONG, k], work.state[ACROSS, k]
     if along == 0.0 and b == 0.0:
-        work.state[A, k] = work.state[G_SQUARES, k] = work.state[DELTA_SQUARES, k] = work.state[DELTA_H, k] = 0.0
+        work.state[T, k] = work.state[G_SQUARES, k] = work.state[DELTA_SQUARES, k] = work.state[DELTA_H, k] = 0.0
         return
     # At the end of the network, and of a weight matrix that was multiplied by zero, nothing is known.
     known = layer < layers.widths.size - 1 and work.squares[layer, k] != 0.0 and work.spread[layer + 1, k] != 0.0
     p = power_of_two(-work.post[layer, k])
-    sums, exact, double = work.forms, False, work.x.itemsize == 8
-    least = LEAST_64 if double else LEAST_32
+    least = LEAST_64 if work.x.itemsize == 8 else LEAST_32
+    sums = work.forms
     for j in range(SUMS):
         sums[j] = work.sums[layer, j, k]
-    while True:
-        t = sums[XW] * p / (sums[XX] * p * p) if known else 0.0
-        a, g, delta, delta_h, keeps = _forms(
-            sums[XX] * p * p, sums[XW] * p, sums[WW], sums[AA] * p * p, sums[AB] * p, sums[BB], sums[HA] * p, sums[HB], along, b, t
-        )
-        if exact or (_in_range(sums, least, 1.0 / least, layer == 0) and (keeps or double)):
-            break
+    t = sums[XW] * p / (sums[XX] * p * p) if known else 0.0
+    g, delta, delta_h, keeps = _forms(
+        sums[XX] * p * p, sums[XW] * p, sums[WW], sums[AA] * p * p, sums[AB] * p, sums[BB], sums[HA] * p, sums[HB], along, b, t
+    )
+    if not (keeps and _in_range(sums, least, 1.0 / least, layer == 0)):
         _sum_again(layers, block, work, layer, k, realization, p)
-        p, exact = 1.0, True
+        t = sums[XW] / sums[XX] if known else 0.0
+        n = layers.widths[layer]
+        h, x, slope, noise = plane_at(work.again, 0), plane_at(work.again, 1), plane_at(work.again, 2), plane_at(work.again, 3)
+        rows = vector_at(h, 0, n), vector_at(x, 0, n), vector_at(slope, 0, n), vector_at(noise, 0, n)
+        g, delta, delta_h = _gradient_of_row(rows[0], rows[1], rows[2], rows[3], p, along, b, t)
     # Float64 slopes below 1e-154 have no squares; they count as none then.
-    work.state[A, k], work.state[G_SQUARES, k], work.state[DELTA_SQUARES, k] = a, g, delta
+    work.state[T, k], work.state[G_SQUARES, k], work.state[DELTA_SQUARES, k] = t, g, delta
     work.state[DELTA_H, k] = delta_h if delta > 0.0 else 0.0
 
 
@@ -288,7 +304,7 @@ def _see_gradients(layers, block, work, layer, count, realization):
     ha, hb = vector_at(work.sums, (layer * SUMS + HA) * group, count), vector_at(work.sums, (layer * SUMS + HB) * group, count)
     squares, post = vector_at(work.squares, layer * group, count), vector_at(work.post, layer * group, count)
     along_, across = vector_at(work.state, ALONG * group, count), vector_at(work.state, ACROSS * group, count)
-    a_, g_squares = vector_at(work.state, A * group, count), vector_at(work.state, G_SQUARES * group, count)
+    t_, g_squares = vector_at(work.state, T * group, count), vector_at(work.state, G_SQUARES * group, count)
     delta_squares, delta_h_ = vector_at(work.state, DELTA_SQUARES * group, count), vector_at(work.state, DELTA_H * group, count)
     known, above = 0.0, vector_at(work.spread, layer * group, count)  # at the end of the network nothing is known
     if layer < layers.widths.size - 1:
@@ -301,11 +317,11 @@ def _see_gradients(layers, block, work, layer, count, realization):
         xw_, ab_, ha_, hb_ = 1.0 * load(xw, k), 1.0 * load(ab, k), 1.0 * load(ha, k), 1.0 * load(hb, k)
         along, b = load(along_, k), load(across, k)
         t = known * (xw_ / x2)
-        a, g, delta, delta_h, keeps = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
+        g, delta, delta_h, keeps = _forms(x2, xw_, w2, a2, ab_, b2, ha_, hb_, along, b, t)
         fine = keeps & (load(post, k) == 0) & (load(squares, k) != 0.0) & (load(above, k) != 0.0) & (b > 0.0)
         fine &= (x2 >= least) & (x2 <= most) & (a2 >= least) & (a2 <= most) & (b2 >= least) & (b2 <= most) & (abs(ha_) + abs(hb_) <= most)
         unusual |= not fine
-        store(a_, k, a, 0)
+        store(t_, k, t, 0)
         store(g_squares, k, g, 1)
         store(delta_squares, k, delta, 2)
         store(delta_h_, k, delta_h, 3)
@@ -370,11 +386,12 @@ def _step_down(layers, work, layer, count):
 
 
 @reduction
-def _largest_of(a, b, x, noise):
-    """Largest |a x + b noise|, in float64. Sizes compare as their bits do, and integers have no NaN to stop vectorisation."""
+def _largest_of(along, b, t, x, noise):
+    """Largest |along x + b (noise - t x)|, in float64. Sizes compare as their bits do, and integers have no NaN to stop vectorisation."""
     top = np.int64(0)
     for j in range(x.size):
-        g = a * np.float64(x[j]) + b * np.float64(noise[j])
+        y = np.float64(x[j])
+        g = along * y + b * (np.float64(noise[j]) - t * y)
         bits = np.int64(np.float64(g).view(np.int64) & np.int64(0x7FFFFFFFFFFFFFFF))
         top = bits if bits > top else top
     return np.int64(top).view(np.float64)
@@ -393,8 +410,9 @@ def _record_largest(layers, block, work, out, left, k0, count, layer):
     for k in range(count):
         if left[k] < 0:
             start = k * x.shape[1]
-            a = work.state[A, k] * power_of_two(-work.post[layer, k])
-            top = _largest_of(a, work.state[ACROSS, k], vector_at(x, start, n), vector_at(noise, start, n))
+            p = power_of_two(-work.post[layer, k])
+            along, b, t = work.state[ALONG, k] * p, work.state[ACROSS, k], work.state[T, k] * p
+            top = _largest_of(along, b, t, vector_at(x, start, n), vector_at(noise, start, n))
             put(out, block.columns, block.slots, GRADIENT_MAX, k0 + k, layer, top)
 
 

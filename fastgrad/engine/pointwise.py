@@ -50,10 +50,13 @@ def activate(address, h, bias, x, slope):
 @cache
 def activation_address(activation: str, dtype: str) -> int:
     """Address of the loop for `activate`."""
-    if (activation, dtype) == ("tanh", "float32"):
-        in_c = native_tanh_address()
-        if in_c is not None:
-            return in_c
+    in_c = native_tanh_address() if (activation, dtype) == ("tanh", "float32") else None
+    return numba_activation_address(activation, dtype) if in_c is None else in_c
+
+
+@cache
+def numba_activation_address(activation: str, dtype: str) -> int:
+    """`activation_address` of the loop that Numba compiles."""
     pair = ACTIVATIONS[activation].pair
 
     def activation_loop(h_pointer, bias_pointer, x_pointer, slope_pointer, n):

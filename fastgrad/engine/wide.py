@@ -29,6 +29,17 @@ def widest_vectors(typingctx: Any) -> Any:
 
 
 @intrinsic
+def one_copy(typingctx: Any) -> Any:
+    """In a compiled function: keep LLVM from inlining it. Copies may sum in other orders, and what is drawn again must be the same bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def two_at_a_time(typingctx: Any) -> Any:
     """In a compiled function, behind its loops: let LLVM take two vectors in each turn of those, so that one's chain of operations fills the other's.
 
