@@ -91,12 +91,3 @@ def test_float32_keeps_its_digits_where_the_forms_cancel(name):
         assert np.array_equal(np.isneginf(a), np.isneginf(b)), variable
         error = np.abs(a[both] - b[both])
         assert np.quantile(error, 0.99) < 1e-4, (variable, np.quantile(error, 0.99))
-
-
-def test_quick_sums_alone_would_lose_them():
-    """At width 1 what is left of the noise beside x is nothing; float32 sums leave a ten-millionth of its square, sums in float64 do not."""
-    _, x, _, noise = rows(2000, 1, np.float32, seed=3)[:, :2000, :1].astype(np.float32)
-    for number, least, most in ((np.float32, 1e-8, 1.0), (np.float64, 0.0, 1e-15)):
-        xx, xw, ww = (np.asarray(u.astype(number) * v.astype(number), np.float64) for u, v in ((x, x), (x, noise), (noise, noise)))
-        left = np.abs(ww - xw * xw / xx) / ww
-        assert least <= np.median(left) <= most

@@ -10,8 +10,8 @@ step needs |delta| and h^T delta alone: a quadratic and a linear form in (a, b).
 (``layer_sums.py``), formed on the way forward. The way back is then a recursion of a few numbers a layer, and no vector is ever stored or drawn
 twice, unless the largest entry of each gradient is wanted, for which g itself must be looked at.
 
-The quadratic forms lose digits where a x and b z' nearly cancel (always at width 1). Where that shows in float32, the layer is evaluated again
-for this realization and summed in float64, in which products of float32 numbers are exact.
+The quadratic forms lose digits where a x and b z' nearly cancel (always at width 1). Where that shows, the layer is evaluated again for this
+realization, and g is formed unit by unit in float64, so that what cancels does so before it is squared.
 
 Narrow layers are shorter than the processor's pipelines, so a group of realizations goes through each layer together, row by row; rows share
 nothing, and how many make a group changes no byte. Norms are recorded as squares, and their logarithms taken at the end.
