@@ -6,11 +6,8 @@
  * and saves half of the polynomials. Elsewhere the loop in random.py runs.
  */
 
-#include <limits.h>   /* glibc's features.h, by which __GLIBC__ is known */
-#include <stdint.h>
-
 #include "normals.h"
-#include "vectors.h"
+#include "wide.h"
 
 /* One block's words and the block before's normals have nothing to do with one another. Left in source order each waits for its own chain of
  * operations; the compiler is told to interleave them (measured: a quarter less, with spills and all). */
@@ -19,12 +16,6 @@
 #endif
 
 #ifdef FG_LEVELS
-
-#define TARGET __attribute__((target("arch=x86-64-v4")))
-#define ALL(x) _mm512_set1_ps(x)
-
-typedef __m512i words;   /* 16 words, or 8 in the low halves of 64-bit lanes */
-typedef __m512 floats;
 
 /* ---- bits -------------------------------------------------------------------------------------------------------- */
 

@@ -10,7 +10,7 @@ import pytest
 from comparisons import bytes_of
 
 import fastgrad as fg
-from fastgrad.engine.blocks import run_task
+from fastgrad.engine.blocks import blocks_of, engine_of, run_task
 from fastgrad.engine.setup import make_task
 
 NETWORKS = {
@@ -58,6 +58,24 @@ def test_any_block_size(baseline, name, count):
     for variable, values in arrays.items():
         assert values.tobytes() == baseline[name][variable].values.tobytes(), variable
     assert left.tobytes() == baseline[name]["left_range_at"].values.tobytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("network", [fg.MLP(1000, 64), fg.MLP(1000, 1024), fg.LSTM(50, 8), fg.MLP(20, 4, weights="orthogonal")], ids=repr)
+def test_blocks_are_as_equal_as_may_be(network, workers):
+    task, _ = make_task(network, rng=42)
+    together = engine_of(task).together(task)
+    for realizations in (1, 2, 3, 7, 16, 33, 100, 1001, 20_000):
+        blocks = blocks_of(task, realizations, workers)
+        assert [first for first, _ in blocks] == list(np.cumsum([0, *[count for _, count in blocks[:-1]]]))
+        sizes = [count for _, count in blocks]
+        assert sum(sizes) == realizations
+        assert len(blocks) >= min(workers, realizations)  # nobody is idle
+        if realizations >= 2 * workers * together:
+            assert len(blocks) % workers == 0
+        if realizations >= workers * together:
+            assert max(sizes) - min(sizes) < 2 * together
+            assert all(count % together == 0 for count in sizes[:-1])
 
 
 def test_executor_of_threads(baseline):

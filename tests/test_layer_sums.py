@@ -25,8 +25,8 @@ def twin(count, n, h, x, slope, noise, sums):
 
 
 @numba.njit(**KERNEL_OPTIONS)
-def exact(h, x, slope, noise, factor, sums):
-    layer_sums.exact_sums(h, x, slope, noise, factor, sums)
+def exact(x, noise, factor):
+    return layer_sums.exact_products(x, noise, factor)
 
 
 def rows(count, n, number, seed=0):
@@ -53,15 +53,11 @@ def test_sums(function, number):
 
 
 @pytest.mark.parametrize("number", DTYPES)
-def test_the_float64_form_is_exact_to_float64_and_scales_x(number):
-    values = rows(1, 33, number)
-    sums = np.zeros(layer_sums.SUMS)
-    exact(*values[:, 0], 2.0**-40, sums)
-    scaled = values.astype(np.longdouble)
-    scaled[1] *= np.longdouble(2) ** -40
-    want = reference(1, 38, scaled)[:, 0]
-    terms = reference(1, 38, np.abs(scaled))[:, 0]
-    assert np.all(np.abs(sums - want) <= 1e-14 * terms)
+def test_the_float64_products_are_exact_to_float64_and_scale_x(number):
+    _, x, _, noise = rows(1, 33, number)[:, 0]
+    y, w = x.astype(np.longdouble) * np.longdouble(2) ** -40, noise.astype(np.longdouble)
+    for got, terms in zip(exact(x, noise, 2.0**-40), (y * y, y * w), strict=True):
+        assert abs(got - np.sum(terms)) <= 1e-14 * np.sum(np.abs(terms))
 
 
 # --- the engine: quick sums where they have their digits, exact ones where not --------------------------------------------------------

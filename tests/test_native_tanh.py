@@ -1,15 +1,20 @@
-"""The tanh of csrc/tanh.c: within the bounds of Numba's, special values, underflow of the slope, lengths; clean beyond its ends."""
+"""The tanh of csrc/tanh.c and csrc/tanh_sums.c: within the bounds of Numba's, special values, underflow of the slope, lengths; clean at its ends."""
 
 from __future__ import annotations
 
 import ctypes
 
+import llvmlite.binding
 import numpy as np
 import pytest
 import ulp
+from comparisons import bytes_of
 from test_elementary import AT_SPECIAL, BOUNDS, SPECIAL
 
-from fastgrad.engine.native_tanh import native_tanh_address
+import fastgrad as fg
+from fastgrad.engine import conditional_problem
+from fastgrad.engine.layer_sums import SUMS
+from fastgrad.engine.native_tanh import native_tanh_address, native_tanh_sums_address
 
 pytestmark = pytest.mark.skipif(native_tanh_address() is None, reason="needs the C extension and AVX-512")
 
@@ -66,3 +71,59 @@ def test_odd_to_the_bit_and_the_same_wherever_a_number_stands():
         np.testing.assert_array_equal(x, whole[0][:n])
         np.testing.assert_array_equal(slope, whole[1][:n])
         assert np.all(out[:, n:] == 7)
+
+
+# --- a layer's sums in one pass ------------------------------------------------------------------------------------------------------
+
+
+def sums_in_one_pass(z, spreads, noise, n):
+    rows, gap = z.shape
+    out = np.full((SUMS, rows + 1), 7, np.float32)
+    sizes = rows, n, gap, rows + 1
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4)(native_tanh_sums_address())
+    call(*[array.ctypes.data for array in (z, spreads, noise, out)], *sizes)
+    return out
+
+
+def sums_in_three_passes(z, spreads, noise, n):
+    rows = z.shape[0]
+    out = np.full((SUMS, rows + 1), 7, np.float32)
+    h = z * spreads.astype(np.float32)[:, None]
+    x, slope, _ = tanh(h)
+    layer_sums = llvmlite.binding.address_of_symbol("fg1_layer_sums_f32")
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 5, ctypes.c_int64)(layer_sums)
+    call(rows, n, z.shape[1], *[array.ctypes.data for array in (h, x, slope, noise, out)], rows + 1)
+    return out
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-30, 30.0, 1e4, 1e30])
+def test_one_pass_gives_the_bytes_of_three(spread):
+    rng = np.random.default_rng(11)
+    for n in [*range(1, 40), 63, 64, 65, 127, 128, 129, 191, 192, 200, 256, 300]:
+        z, noise = rng.standard_normal((2, 3, n + 16)).astype(np.float32)
+        z[:, n:] = noise[:, n:] = np.nan  # nobody's business
+        spreads = spread * rng.uniform(0.5, 2, 3)
+        one, three = (way(z, spreads, noise, n) for way in (sums_in_one_pass, sums_in_three_passes))
+        assert one.tobytes() == three.tobytes(), n
+        assert np.all(one[:, 3] == 7)
+
+
+def test_what_left_the_number_range_is_seen_in_the_sums():
+    z = np.ones((3, 20), np.float32)
+    z[0, 7], z[1, 19] = np.inf, np.nan
+    sums = sums_in_one_pass(z, np.ones(3), z, 20)
+    assert np.all(np.isnan(sums[:2, 1:2]) | ~np.isfinite(sums[:2, 1:2]))
+    assert np.all(np.isfinite(sums[:, 2]))
+
+
+UNEQUAL = fg.MLP(widths=(3, 1, 64, 200, 17), weights=fg.Normal(1e3))
+
+
+@pytest.mark.parametrize("network", [fg.MLP(30, 70, weights=fg.Normal(1.5), bias_std=0.1), UNEQUAL])
+def test_the_engine_gives_the_same_bytes_either_way(monkeypatch, network):
+    def measure():
+        return bytes_of(fg.measure(network, realizations=40, rng=3, method="conditional"))
+
+    once = measure()
+    monkeypatch.setattr(conditional_problem, "activation_sums_address", lambda activation, dtype: 0)
+    assert measure() == once

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from fastgrad.engine.room import release
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.networks import MLP, Recurrent
 
-BLOCK_SECONDS = 0.1  # long enough that handing it over costs nothing, short enough for Ctrl-C and a progress bar
+BLOCK_SECONDS = 0.05  # long enough that handing it over costs nothing, short enough for Ctrl-C and a progress bar
 
 
 class Engine(NamedTuple):
@@ -42,7 +43,8 @@ def engine_of(task: Task) -> Engine:
     if isinstance(task.network, Recurrent):
         return Engine(recurrent_problem.run_recurrent, recurrent_problem.workspace_bytes, recurrent_problem.work)
     if task.method == "conditional":
-        return Engine(conditional_problem.run_conditional_mlp, conditional_problem.workspace_bytes, conditional_problem.work)
+        sampler = conditional_problem
+        return Engine(sampler.run_conditional_mlp, sampler.workspace_bytes, sampler.work, sampler.together)
     return Engine(mlp_problem.run_dense_mlp, mlp_problem.workspace_bytes, mlp_problem.work, mlp_problem.together)
 
 
@@ -69,11 +71,23 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def block_size(task: Task, realizations: int, workers: int) -> int:
-    """Realizations in a block: about BLOCK_SECONDS of work, but enough blocks for every worker."""
+def blocks_of(task: Task, realizations: int, workers: int) -> list[tuple[int, int]]:
+    """(first, count) of the blocks to run: of at most BLOCK_SECONDS each, as many for each worker as for the others, and as equal as may be."""
     engine = engine_of(task)
-    by_time = max(BLOCK_SECONDS / (engine.work(task) * 1e-9), engine.together(task))
-    return max(1, min(math.ceil(realizations / workers), int(min(by_time, 1e9)), 100_000))
+    together = engine.together(task)
+    groups = math.ceil(realizations / together)
+    by_time = BLOCK_SECONDS / (engine.work(task) * 1e-9 * together)
+    most = max(1, int(min(by_time, 100_000 / together)))
+    number = min(groups, workers * math.ceil(groups / (workers * most)))
+    if groups < workers:  # then rather small groups than idle workers
+        together, number = 1, min(realizations, workers)
+        groups = realizations
+    firsts = [together * (groups * i // number) for i in range(number)] + [realizations]
+    return [(first, following - first) for first, following in pairwise(firsts)]
+
+
+def _equal(realizations: int, count: int) -> list[tuple[int, int]]:
+    return [(first, min(count, realizations - first)) for first in range(0, realizations, count)]
 
 
 def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
@@ -125,8 +139,8 @@ def run_task(
         Variable name -> float64 array, realizations first, nats; and where each realization left the number range, or -1.
     """
     workers = threads or default_threads()
-    size = count or block_size(task, realizations, workers)
-    if executor is None and size >= realizations:  # one block: what it gives is the result, and need not be held twice
+    blocks = _equal(realizations, count) if count else blocks_of(task, realizations, workers)
+    if executor is None and len(blocks) == 1:  # one block: what it gives is the result, and need not be held twice
         result = run_block(task, 0, realizations)
         if advance is not None:
             advance(realizations)
@@ -142,7 +156,6 @@ def run_task(
         if advance is not None:
             advance(n)
 
-    blocks = ((first, min(size, realizations - first)) for first in range(0, realizations, size))
     if executor is None and workers == 1:
         try:
             for first, n in blocks:
@@ -152,11 +165,11 @@ def run_task(
     elif executor is None:
         try:
             with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
-                _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
+                _submit_all(pool, _run_one_of_many, task, iter(blocks), 2 * workers, keep)
         finally:
             release(task)
     else:
-        _submit_all(executor, run_block, task, blocks, 4 * max(workers, default_threads()), keep)
+        _submit_all(executor, run_block, task, iter(blocks), 4 * max(workers, default_threads()), keep)
     return arrays, left
 
 

@@ -11,16 +11,23 @@ import numpy as np
 
 from fastgrad.engine.arrays import copy, fill
 from fastgrad.engine.draws import draw_normals, draw_probe
+from fastgrad.engine.layer_sums import layer_sums
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.norms import power_of_two
-from fastgrad.engine.pointwise import activate
+from fastgrad.engine.pointwise import activate, activation_sums
 from fastgrad.engine.random import Role, address
-from fastgrad.engine.views import vector_at
-from fastgrad.engine.wide import one_copy
+from fastgrad.engine.views import plane_at, vector_at
 from fastgrad.jit import part, register_jitable
 
 TINY = 2.0**-63  # below, pre-activations of up to 6.8 standard deviations see phi as its tangent (2**-60)
 PHI, LINE, TANGENT = range(3)  # how a layer's activation is evaluated
+H, X, SLOPE, NOISE = range(4)  # planes of Work.again
+
+
+@part
+def row_length(n):
+    """Numbers from row to row in a layer of n units: as few as panels and cache lines allow."""
+    return (n + 15) // 16 * 16
 
 
 @part
@@ -110,12 +117,18 @@ def _inputs(given, key, n, count, realization, h, x, slope):
 
 
 @part
+def _curved(work, layer, first, count):
+    """Whether phi is to be evaluated as it is for all of some rows."""
+    rows = 0
+    for k in range(count):
+        rows += work.regime[layer, first + k] == PHI
+    return rows == count
+
+
+@part
 def _apply_phi(layers, work, layer, first, count, h, x, slope):
     n, gap = layers.widths[layer], h.shape[1]
-    curved = 0
-    for k in range(count):
-        curved += work.regime[layer, first + k] == PHI
-    if curved == count:  # in one go, with what lies between the rows
+    if _curved(work, layer, first, count):  # in one go, with what lies between the rows
         total = (count - 1) * gap + n
         activate(layers.phi, vector_at(h, 0, total), work.zeros, vector_at(x, 0, total), vector_at(slope, 0, total))
         return
@@ -129,24 +142,55 @@ def _apply_phi(layers, work, layer, first, count, h, x, slope):
             _line(number(1.0 if straight else layers.left_slope), number(1.0 if straight else layers.right_slope), h_k, x_k, slope_k)
 
 
-@register_jitable(error_model="numpy")
-def evaluate(layers, block, work, layer, first, count, realization, h, x, slope, noise):
-    """h, x = phi(h), slope = phi'(h) and noise of rows first … first + count - 1 of a group; ``realization``: of row ``first``.
-
-    The noise is what the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe.
-    h, x, slope, noise : (rows, row length) matrices in the precision of the run, row length at least 4 * `panel_counters` (n).
-    """
-    one_copy()
-    n, gap, above = layers.widths[layer], h.shape[1], layer + 1
-    if layer == 0:
-        _inputs(block.inputs, block.key, n, count, realization, h, x, slope)
-    else:
-        draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
-        for k in range(count):
-            _scale(vector_at(h, k * gap, n), h.dtype.type(work.spread[layer, first + k]))
-        _apply_phi(layers, work, layer, first, count, h, x, slope)
+@part
+def _draw_noise(layers, block, layer, count, realization, noise):
+    """What the layer above adds of its own to the gradient, before scale and projection; at the end of the network the probe."""
+    n, gap, above = layers.widths[layer], noise.shape[1], layer + 1
     if above < layers.widths.size:
         draw_normals(noise, count, n, above, Role.BACKWARD_NOISE, realization, block.key)
         return
     for k in range(count):
         draw_probe(vector_at(noise, k * gap, gap), n, block.unit_probe, address(Role.PROBE, 0, 0, realization + k), block.key)
+
+
+@part
+def _finish(layers, work, layer, first, count, h, x, slope):
+    """h from normals, x = phi(h), slope = phi'(h)."""
+    for k in range(count):
+        _scale(vector_at(h, k * h.shape[1], layers.widths[layer]), h.dtype.type(work.spread[layer, first + k]))
+    _apply_phi(layers, work, layer, first, count, h, x, slope)
+
+
+@register_jitable(error_model="numpy")
+def evaluate(layers, block, work, layer, first, count, realization, h, x, slope, noise):
+    """h, x = phi(h), slope = phi'(h) and noise of rows first … first + count - 1 of a group; ``realization``: of row ``first``.
+
+    h, x, slope, noise : (rows, row length) matrices in the precision of the run, row length at least 4 * `panel_counters` (n).
+    """
+    n = layers.widths[layer]
+    _draw_noise(layers, block, layer, count, realization, noise)
+    if layer == 0:
+        _inputs(block.inputs, block.key, n, count, realization, h, x, slope)
+        return
+    draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
+    _finish(layers, work, layer, first, count, h, x, slope)
+
+
+@register_jitable(error_model="numpy")
+def evaluate_again(layers, block, work, layer, k, realization):
+    """`evaluate` for row k of a group, whose first is ``realization``, into ``again``: planes `H`, `X`, `SLOPE`, `NOISE`."""
+    h, x, slope, noise = plane_at(work.again, H), plane_at(work.again, X), plane_at(work.again, SLOPE), plane_at(work.again, NOISE)
+    evaluate(layers, block, work, layer, k, 1, realization + k, h, x, slope, noise)
+
+
+@register_jitable(error_model="numpy")
+def evaluate_sums(layers, block, work, layer, count, realization, h, x, slope, noise, sums):
+    """`evaluate` and `layer_sums` of all rows of a group, in one pass where phi has a loop for it: then h, x and slope are not to be looked at."""
+    n, group = layers.widths[layer], work.x.shape[1]
+    if layer == 0 or layers.phi_sums == 0 or work.x.shape[0] > 1 or not _curved(work, layer, 0, count):
+        evaluate(layers, block, work, layer, 0, count, realization, h, x, slope, noise)
+        layer_sums(count, n, h, x, slope, noise, sums)
+        return
+    _draw_noise(layers, block, layer, count, realization, noise)
+    draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
+    activation_sums(layers.phi_sums, count, n, h, vector_at(work.spread, layer * group, count), noise, sums)

@@ -15,7 +15,7 @@ from fastgrad.engine.conditional_mlp import SCALAR_BYTES, Block, Layers, Work, c
 from fastgrad.engine.dense_mlp import VARIABLES
 from fastgrad.engine.draws import SLACK, prepare
 from fastgrad.engine.layer_sums import SUMS
-from fastgrad.engine.pointwise import activation_address
+from fastgrad.engine.pointwise import activation_address, activation_sums_address
 from fastgrad.engine.recorded_logs import LOGS, ROWS
 from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.task import BlockResult, Task
@@ -116,8 +116,13 @@ def _layers(task: Task) -> Layers:
     network = task.network
     assert isinstance(network, MLP)
     widths, scales = _widths_and_scales(task)
-    phi = activation_address(network.activation, task.dtype)
-    return Layers(widths=widths, weight_std=scales, phi=phi, **_shared_by_layers(task))
+    return Layers(
+        widths=widths,
+        weight_std=scales,
+        phi=activation_address(network.activation, task.dtype),
+        phi_sums=activation_sums_address(network.activation, task.dtype),
+        **_shared_by_layers(task),
+    )
 
 
 def _run_single(task: Task, first: int, count: int) -> BlockResult:
@@ -186,6 +191,11 @@ def group(task: Task) -> int:
     numbers = GROUP_NUMBERS_KEPT if _keeps_layers(task) else GROUP_NUMBERS
     by_width, by_depth = numbers // whole_lines(_width(network)), GROUP_SCALARS // (_scalar_bytes(task) * (network.depth + 1))
     return max(1, min(16, by_width, by_depth))
+
+
+def together(task: Task) -> int:
+    """Realizations that are fastest in one block."""
+    return group(task) if is_single(task) else 1
 
 
 def workspace_bytes(task: Task) -> int:

@@ -23,6 +23,7 @@ from fastgrad.engine.norms import inner, sum_of_squares
 from fastgrad.engine.pointers import NAMES, WORD, array_data, call_address, call_symbol
 from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
 from fastgrad.engine.views import vector_at
+from fastgrad.engine.wide import one_copy
 from fastgrad.jit import CALLED, reduction, register_jitable
 
 NORMAL, UNIFORM, CONSTANT, ORTHOGONAL = range(4)  # codes of the kinds of `weights.draw`, as kernels see them
@@ -264,6 +265,7 @@ def prepare(dtype: str) -> tuple[Any, ...]:
 @register_jitable(error_model="numpy")
 def draw_probe(v, n, unit, where, key):
     """The direction v[:n] of the loss <v, x>: uniform on the unit sphere, or ones."""
+    one_copy()
     if not unit:
         for j in range(n):
             v[j] = 1

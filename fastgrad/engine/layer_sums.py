@@ -22,6 +22,7 @@ from fastgrad.jit import CALLED, REDUCTION_FLAGS, reduction, register_jitable
 
 SUMS = 8
 XX, XW, WW, AA, AB, BB, HA, HB = range(SUMS)
+LEAST_32, LEAST_64 = 1e-30, 1e-290  # sums of squares below may have lost terms to underflow, those above 1/LEAST to overflow
 
 _SUFFIXES = {types.float32: "f32", types.float64: "f64"}
 
@@ -51,12 +52,12 @@ def _plus(total, a, b):
 
 
 @reduction
-def _row_sums(h, x, slope, noise, factor, sums, gap):
-    """The sums of one row with ``factor`` x for x, in the precision of ``factor``, to every ``gap``-th of ``sums``."""
-    number = type(factor)
+def _row_sums(h, x, slope, noise, sums, gap):
+    """The sums of one row, in its precision, to every ``gap``-th of ``sums``."""
+    number = h.dtype.type
     xx = xw = ww = aa = ab = bb = ha = hb = number(0)
     for j in range(x.size):
-        y, w, d, p = number(x[j]) * factor, number(noise[j]), number(slope[j]), number(h[j])
+        y, w, d, p = x[j], noise[j], slope[j], h[j]
         a, b = d * y, d * w
         xx, xw, ww = _plus(xx, y, y), _plus(xw, y, w), _plus(ww, w, w)
         aa, ab, bb = _plus(aa, a, a), _plus(ab, a, b), _plus(bb, b, b)
@@ -66,13 +67,18 @@ def _row_sums(h, x, slope, noise, factor, sums, gap):
     sums[HA * gap], sums[HB * gap] = ha, hb
 
 
-@register_jitable
-def exact_sums(h, x, slope, noise, factor, sums):
-    """The sums of one row in float64, x multiplied by ``factor`` (float64) first: where the quick ones overflow, underflow or cancel.
+@reduction
+def exact_products(x, noise, factor):
+    """(x.x, x.w) of one row in float64, x multiplied by ``factor`` (float64) first: where the quick sums overflow, underflow or cancel.
 
     Products of two float32 numbers are exact here; of what remains, eight digits more than the quick sums have.
     """
-    _row_sums(h, x, slope, noise, factor, sums, 1)
+    xx, xw = 0.0, 0.0
+    for j in range(x.size):
+        y = x[j] * factor
+        xx += y * y
+        xw += y * noise[j]
+    return xx, xw
 
 
 @register_jitable
@@ -82,7 +88,7 @@ def layer_sums_twin(count, n, h, x, slope, noise, sums):
     for k in range(count):
         start = k * gap
         rows = vector_at(h, start, n), vector_at(x, start, n), vector_at(slope, start, n), vector_at(noise, start, n)
-        _row_sums(*rows, h.dtype.type(1), vector_at(sums, k, sums.size - k), sums.shape[1])
+        _row_sums(*rows, vector_at(sums, k, sums.size - k), sums.shape[1])
 
 
 def _fit(h, x, slope, noise, sums):

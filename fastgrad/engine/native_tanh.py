@@ -1,4 +1,5 @@
-"""The float32 tanh of ``csrc/tanh.c``, where this machine can run it (AVX-512, C extension present); elsewhere the loop of ``pointwise.py`` does.
+"""The float32 tanh of ``csrc/tanh.c`` and ``csrc/tanh_sums.c``, where this machine can run it (AVX-512, C extension present); elsewhere the loops
+of ``pointwise.py`` and ``layer_sums.py`` do.
 
 Its last digits differ from Numba's, as they may between machines; both keep to the bounds of docs/accuracy.md.
 """
@@ -12,9 +13,18 @@ import llvmlite.binding
 from fastgrad.engine.native import HAVE_C
 
 
-def native_tanh_address() -> int | None:
-    """Address of the C loop, called as `activate` calls every activation; None where there is none."""
+def _address(symbol: str) -> int | None:
     here = llvmlite.binding.address_of_symbol("fg1_tanh_here") if HAVE_C else None
     if here is None or ctypes.CFUNCTYPE(ctypes.c_int64)(here)() != 1:
         return None
-    return int(llvmlite.binding.address_of_symbol("fg1_tanh_f32"))
+    return int(llvmlite.binding.address_of_symbol(symbol))
+
+
+def native_tanh_address() -> int | None:
+    """Address of the C loop, called as `activate` calls every activation; None where there is none."""
+    return _address("fg1_tanh_f32")
+
+
+def native_tanh_sums_address() -> int | None:
+    """Address of the C loop that `activation_sums` calls, or None."""
+    return _address("fg1_tanh_sums_f32")

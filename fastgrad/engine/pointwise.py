@@ -17,7 +17,7 @@ from fastgrad.cells.gru import GRU_CELL
 from fastgrad.cells.lstm import LSTM_CELL
 from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.compile import entry_point
-from fastgrad.engine.native_tanh import native_tanh_address
+from fastgrad.engine.native_tanh import native_tanh_address, native_tanh_sums_address
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
@@ -45,6 +45,24 @@ _call_activation = caller(*[types.voidptr] * 4, types.int64)
 def activate(address, h, bias, x, slope):
     """x = phi(h + bias), slope = phi'(h + bias) for vectors, by the loop at ``address``."""
     _call_activation(address, (h, bias, x, slope, h.size))
+
+
+_call_sums = caller(*[types.voidptr] * 4, *[types.int64] * 4)
+
+
+@register_jitable
+def activation_sums(address, count, n, z, spreads, noise, sums):
+    """`layer_sums` of rows h = spreads[k] z[k] and x = phi(h), which are stored nowhere, by the loop at ``address``: the same bytes.
+
+    z, noise : (rows, row length).  spreads : (count,) float64.  sums : (SUMS, rows).
+    """
+    _call_sums(address, (z, spreads, noise, sums, count, n, z.shape[1], sums.shape[1]))
+
+
+@cache
+def activation_sums_address(activation: str, dtype: str) -> int:
+    """Address of the loop for `activation_sums`, or 0 where an activation has none."""
+    return (native_tanh_sums_address() or 0) if (activation, dtype) == ("tanh", "float32") else 0
 
 
 @cache

@@ -13,6 +13,16 @@ SENT, HERE, WITH_BELOW, BELOW = range(ROWS)  # rows of Work.logs: exponents of g
 
 
 @register_jitable
+def record(out, columns, slots, variable, k0, values, layer, left):
+    """One number of each row, where it is wanted and the row has not left the number range."""
+    row, column = columns[variable], slots[layer]
+    if row >= 0 and column >= 0:
+        for k in range(values.size):
+            if left[k] < 0:
+                out[row, k0 + k, column] = values[k]
+
+
+@register_jitable
 def _gather(work, layer, k, n):
     """What the logarithms of the n-th kept layer need besides the numbers recorded: rows SENT to BELOW of ``logs``."""
     work.logs[SENT, n] = work.sent[layer, k]
