@@ -197,7 +197,7 @@ def _largest_of(along, b, t, x, noise):
     return np.int64(top).view(np.float64)
 
 
-@register_jitable(error_model="numpy")
+@register_jitable(fastmath=False)
 def _record_largest(layers, block, work, out, left, k0, count, layer):
     """The largest entries of the gradients at a layer, from its rows: kept, or evaluated again."""
     n = layers.widths[layer]

@@ -126,9 +126,9 @@ def _curved(work, layer, first, count):
 
 
 @part
-def _apply_phi(layers, work, layer, first, count, h, x, slope):
+def _apply_phi(layers, work, layer, first, count, curved, h, x, slope):
     n, gap = layers.widths[layer], h.shape[1]
-    if _curved(work, layer, first, count):  # in one go, with what lies between the rows
+    if curved:  # in one go, with what lies between the rows
         total = (count - 1) * gap + n
         activate(layers.phi, vector_at(h, 0, total), work.zeros, vector_at(x, 0, total), vector_at(slope, 0, total))
         return
@@ -154,14 +154,14 @@ def _draw_noise(layers, block, layer, count, realization, noise):
 
 
 @part
-def _finish(layers, work, layer, first, count, h, x, slope):
-    """h from normals, x = phi(h), slope = phi'(h)."""
+def _finish(layers, work, layer, first, count, curved, h, x, slope):
+    """h from normals, x = phi(h), slope = phi'(h); curved: as `_curved` says."""
     for k in range(count):
         _scale(vector_at(h, k * h.shape[1], layers.widths[layer]), h.dtype.type(work.spread[layer, first + k]))
-    _apply_phi(layers, work, layer, first, count, h, x, slope)
+    _apply_phi(layers, work, layer, first, count, curved, h, x, slope)
 
 
-@register_jitable(error_model="numpy")
+@register_jitable(fastmath=False)
 def evaluate(layers, block, work, layer, first, count, realization, h, x, slope, noise):
     """h, x = phi(h), slope = phi'(h) and noise of rows first … first + count - 1 of a group; ``realization``: of row ``first``.
 
@@ -173,17 +173,17 @@ def evaluate(layers, block, work, layer, first, count, realization, h, x, slope,
         _inputs(block.inputs, block.key, n, count, realization, h, x, slope)
         return
     draw_normals(h, count, n, layer, Role.PREACTIVATION, realization, block.key)
-    _finish(layers, work, layer, first, count, h, x, slope)
+    _finish(layers, work, layer, first, count, _curved(work, layer, first, count), h, x, slope)
 
 
-@register_jitable(error_model="numpy")
+@register_jitable(fastmath=False)
 def evaluate_again(layers, block, work, layer, k, realization):
     """`evaluate` for row k of a group, whose first is ``realization``, into ``again``: planes `H`, `X`, `SLOPE`, `NOISE`."""
     h, x, slope, noise = plane_at(work.again, H), plane_at(work.again, X), plane_at(work.again, SLOPE), plane_at(work.again, NOISE)
     evaluate(layers, block, work, layer, k, 1, realization + k, h, x, slope, noise)
 
 
-@register_jitable(error_model="numpy")
+@register_jitable(fastmath=False)
 def evaluate_sums(layers, block, work, layer, count, realization, h, x, slope, noise, sums):
     """`evaluate` and `layer_sums` of all rows of a group, in one pass where phi has a loop for it: then h, x and slope are not to be looked at."""
     n, group = layers.widths[layer], work.x.shape[1]
