@@ -2,8 +2,8 @@
 
 Every row is one job, done by all in the same run, in float32, on the same cores: norms of every layer's (step's) state and of the loss's
 derivative by it, for an MLP those of the weight gradients too, over many networks. Answers are compared first, with the same weights (or, where
-weights are drawn, in distribution); then all are timed. Times are the least of several repetitions, per layer or step and realization,
-everything amortized, compilation excluded.
+weights are drawn, in distribution); then all are timed. Times are the least of several repetitions, two seconds of them at least, per layer or
+step and realization, everything amortized, compilation excluded.
 
 Peers are written in their best form (``peers/``). PyTorch: the fused ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` with autograd, which give the derivative
 by the initial state alone, so that the peer does less than the job; and products batched over realizations with derivatives by hand, which do

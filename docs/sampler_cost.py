@@ -1,6 +1,6 @@
 """Draws docs/sampler_cost.png: what the conditional sampler costs against width, depth and realizations, and what just drawing its normals costs.
 
-Each point is the least time of a few runs on one thread. Take other work off the machine first.
+Each point is the least time of a few runs on one thread, both kinds in turns. Take other work off the machine first.
 """
 
 from __future__ import annotations
@@ -14,44 +14,45 @@ from matplotlib.figure import Figure
 
 import fastgrad as fg
 from fastgrad.engine import draws
+from fastgrad.engine.aligned import aligned_empty, whole_lines
 from fastgrad.engine.random import Role
 from fastgrad.jit import KERNEL_OPTIONS
 from fastgrad.plots import style
 
 OUT = Path(__file__).with_name("sampler_cost.png")
-REPEAT = 5
+REPEAT = 7
 
 
-def least(function):
-    """Least seconds of a few calls, after one that is not counted."""
-    function()
-    times = []
-    for _ in range(REPEAT):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def least_in_rounds(functions):
+    """Least seconds of each function over a few rounds of all: a machine's speed drifts. The first round is not counted."""
+    times = np.empty((REPEAT + 1, len(functions)))
+    for row in times:
+        for position, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            row[position] = time.perf_counter() - start
+    return times[1:].min(axis=0)
 
 
-def seconds(depth, width, realizations):
-    """Seconds for all realizations of a tanh network, nothing but both ends kept."""
+def whole(depth, width, realizations):
+    """Runs all realizations of a tanh network, of which nothing but both ends is kept."""
     network = fg.MLP(depth, width, weights=fg.Normal(1.3))
     options = {"realizations": realizations, "rng": 0, "method": "conditional", "every": depth, "threads": 1}
-    return least(lambda: fg.measure(network, **options))
+    return lambda: fg.measure(network, **options)
 
 
-def seconds_to_draw(depth, width, realizations):
-    """Seconds to draw 2 n normals for each layer and realization, and do nothing else."""
+def drawing(depth, width, realizations):
+    """Draws 2 n normals for each layer and realization, and does nothing else."""
     draws.prepare("float32")
     key = (np.uint32(1), np.uint32(2))
 
     @numba.njit(_nrt=False, **KERNEL_OPTIONS)
-    def draw(out, count, n, depth):
-        for layer in range(2 * depth):
+    def draw(out, count, n, layers):
+        for layer in range(2 * layers):
             draws.draw_normals(out, count, n, layer, Role.PREACTIVATION, 0, key)
 
-    out = np.empty((4, -(-width // 16) * 16), np.float32)
-    return least(lambda: [draw(out, 4, width, depth) for _ in range(-(-realizations // 4))])
+    out = aligned_empty((4, whole_lines(width)), np.float32)
+    return lambda: [draw(out, 4, width, depth) for _ in range(-(-realizations // 4))]
 
 
 def panel(ax, x, y, drawn, label):
@@ -66,8 +67,8 @@ def panel(ax, x, y, drawn, label):
 def table(name, x, y, drawn):
     """One line a point, for the text."""
     print(f"{name:>14s}{'seconds':>12s}{'drawing':>12s}{'ratio':>8s}")
-    for position, whole, alone in zip(x, y, drawn, strict=True):
-        print(f"{position:14,d}{whole:12.4g}{alone:12.4g}{whole / alone:8.2f}")
+    for position, seconds, alone in zip(x, y, drawn, strict=True):
+        print(f"{position:14,d}{seconds:12.4g}{alone:12.4g}{seconds / alone:8.2f}")
 
 
 def main():
@@ -83,12 +84,11 @@ def main():
     with style():
         figure = Figure(figsize=(10.5, 3.6))
         for ax, (name, (x, sizes, label)) in zip(figure.subplots(1, 3), rows.items(), strict=True):
-            y = [seconds(*size) for size in sizes]
-            drawn = [seconds_to_draw(*size) for size in sizes]
+            y, drawn = least_in_rounds([way(*size) for way in (whole, drawing) for size in sizes]).reshape(2, -1)
             panel(ax, x, y, drawn, label)
             table(name, x, y, drawn)
         figure.axes[0].set_ylabel("seconds on one core")
-        figure.axes[0].legend()
+        figure.axes[0].legend(loc="lower right")
         figure.savefig(OUT, dpi=110)
 
 

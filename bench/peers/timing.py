@@ -8,11 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 
-def best_time(function: Callable[[], object], repeat: int) -> float:
-    """Least seconds of several calls, after one that is not counted."""
+def best_time(function: Callable[[], object], repeat: int, at_least: float = 2.0) -> float:
+    """Least seconds of ``repeat`` calls or more, for ``at_least`` seconds, after one that is not counted: neighbours come and go within a second."""
     function()
-    times = []
-    for _ in range(repeat):
+    times: list[float] = []
+    while len(times) < repeat or sum(times) < at_least:
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)

@@ -129,7 +129,7 @@ def run_task(
     executor
         Any ``concurrent.futures.Executor``: threads, spawned processes, loky, Dask's, MPI's.
     count
-        Realizations in a block; None: about a tenth of a second of work.
+        Realizations in a block; None: at most about a twentieth of a second of work.
     advance
         Called with the number of realizations that have just been finished.
 

@@ -181,7 +181,8 @@ def _scalar_bytes(task: Task) -> int:
 
 def _keeps_layers(task: Task) -> bool:
     """Whether the layers' rows stay between the passes: only the largest entries ask for them."""
-    return task.keep and "gradient_log_max" in task.variables
+    # Keeping costs a third more at every layer, evaluating again nearly all of it once more at those looked at (everything recorded, width 64).
+    return task.keep and "gradient_log_max" in task.variables and task.every <= 2
 
 
 def group(task: Task) -> int:
