@@ -66,7 +66,9 @@ TARGET FG_INLINE void sums_of_row(int64_t n, const float *z, floats spread, cons
         ivec mask;
         FG_UNROLL for (int l = 0; l < 16; l++)
             mask[l] = l < 16 - (n - k) ? 0 : -1;
-        floats h = _mm512_mul_ps(FN(load_last)(z, n, mask), spread);
+        /* Where load_last puts the numbers; the other lanes stay zero even if the spread is infinite. */
+        const __mmask16 lanes = (__mmask16)(n < 16 ? (1u << n) - 1 : 0xFFFFu << (16 - (n - k)));
+        floats h = _mm512_maskz_mul_ps(lanes, FN(load_last)(z, n, mask), spread);
         add_units(exponential(h), h, FN(load_last)(w, n, mask), acc);
     }
     FN(sum_eight)(acc, sums);

@@ -22,6 +22,7 @@ from two_samples import comparisons, neighbours, smallest, table
 
 import fastgrad as fg
 from fastgrad.engine.blocks import run_task
+from fastgrad.engine.plan import estimate, fitted
 from fastgrad.engine.setup import make_task
 
 FALSE_ALARM = 1e-6
@@ -259,8 +260,11 @@ def test_pre_activations_kept_or_drawn_again_threads_and_blocks_change_no_byte(n
 
 def test_little_memory_gives_the_same_bytes():
     network = fg.MLP(20_000, 300, weights=fg.Normal(1.3), bias_std=0.1)
-    options = {"realizations": 2, "rng": 3, "method": "conditional", "every": 1000, "threads": 1}
-    little, much = (fg.measure(network, memory=memory, **options) for memory in (75e6, 1e9))
+    options = {"rng": 3, "method": "conditional", "every": 2}
+    task, _ = make_task(network, **options)
+    assert [fitted(task, 2, 1, memory).keep for memory in (75e6, 1e9)] == [False, True]
+    assert {estimate(replace(task, keep=keep), 2, 1).workspace for keep in (False, True)} != {estimate(task, 2, 1).workspace}
+    little, much = (fg.measure(network, memory=memory, realizations=2, threads=1, **options) for memory in (75e6, 1e9))
     assert bytes_of(little) == bytes_of(much)
 
 

@@ -65,17 +65,15 @@ def test_any_block_size(baseline, name, count):
 def test_blocks_are_as_equal_as_may_be(network, workers):
     task, _ = make_task(network, rng=42)
     together = engine_of(task).together(task)
-    for realizations in (1, 2, 3, 7, 16, 33, 100, 1001, 20_000):
-        blocks = blocks_of(task, realizations, workers)
-        assert [first for first, _ in blocks] == list(np.cumsum([0, *[count for _, count in blocks[:-1]]]))
+    for realizations in (1, 2, 3, 7, 16, 33, 80, 100, 528, 1001, 20_000):
+        blocks = list(blocks_of(task, realizations, workers))
         sizes = [count for _, count in blocks]
+        assert [first for first, _ in blocks] == [sum(sizes[:i]) for i in range(len(sizes))]
         assert sum(sizes) == realizations
-        assert len(blocks) >= min(workers, realizations)  # nobody is idle
-        if realizations >= 2 * workers * together:
-            assert len(blocks) % workers == 0
-        if realizations >= workers * together:
-            assert max(sizes) - min(sizes) < 2 * together
-            assert all(count % together == 0 for count in sizes[:-1])
+        assert len(blocks) == realizations or len(blocks) % workers == 0  # nobody is idle
+        in_groups = min(sizes[:-1], default=0) >= 4 * together
+        assert max(sizes) - min(sizes) <= (2 * together - 1 if in_groups else 1)
+        assert not in_groups or all(count % together == 0 for count in sizes[:-1])
 
 
 def test_executor_of_threads(baseline):

@@ -11,12 +11,13 @@ from multiprocessing import get_context
 def best_time(function: Callable[[], object], repeat: int, at_least: float = 2.0) -> float:
     """Least seconds of ``repeat`` calls or more, for ``at_least`` seconds, after one that is not counted: neighbours come and go within a second."""
     function()
-    times: list[float] = []
-    while len(times) < repeat or sum(times) < at_least:
+    calls, spent, least = 0, 0.0, float("inf")
+    while calls < repeat or spent < at_least:
         start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        took = time.perf_counter() - start
+        calls, spent, least = calls + 1, spent + took, min(least, took)
+    return least
 
 
 class TwoProcesses:

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,23 +71,24 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def blocks_of(task: Task, realizations: int, workers: int) -> list[tuple[int, int]]:
-    """(first, count) of the blocks to run: of at most BLOCK_SECONDS each, as many for each worker as for the others, and as equal as may be."""
+def blocks_of(task: Task, realizations: int, workers: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of the blocks to run: of BLOCK_SECONDS at most, or of as many as go together; as many for each worker as for the others.
+
+    They are equal to within one realization, or one group of those that go together where each holds at least four.
+    """
     engine = engine_of(task)
     together = engine.together(task)
-    groups = math.ceil(realizations / together)
-    by_time = BLOCK_SECONDS / (engine.work(task) * 1e-9 * together)
-    most = max(1, int(min(by_time, 100_000 / together)))
-    number = min(groups, workers * math.ceil(groups / (workers * most)))
-    if groups < workers:  # then rather small groups than idle workers
-        together, number = 1, min(realizations, workers)
-        groups = realizations
-    firsts = [together * (groups * i // number) for i in range(number)] + [realizations]
-    return [(first, following - first) for first, following in pairwise(firsts)]
+    by_time = BLOCK_SECONDS / (engine.work(task) * 1e-9)
+    most = max(1, together, int(min(by_time, 100_000)))
+    number = min(realizations, workers * math.ceil(realizations / (workers * most)))
+    unit = together if realizations >= 4 * together * number else 1
+    units = math.ceil(realizations / unit)
+    firsts = (min(realizations, unit * (units * i // number)) for i in range(number + 1))
+    return ((first, following - first) for first, following in pairwise(firsts))
 
 
-def _equal(realizations: int, count: int) -> list[tuple[int, int]]:
-    return [(first, min(count, realizations - first)) for first in range(0, realizations, count)]
+def _equal(realizations: int, count: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(count, realizations - first)) for first in range(0, realizations, count))
 
 
 def result_shapes(task: Task) -> dict[str, tuple[int, ...]]:
@@ -140,11 +141,13 @@ def run_task(
     """
     workers = threads or default_threads()
     blocks = _equal(realizations, count) if count else blocks_of(task, realizations, workers)
-    if executor is None and len(blocks) == 1:  # one block: what it gives is the result, and need not be held twice
+    start = next(blocks)
+    if executor is None and start[1] == realizations:  # one block: what it gives is the result, and need not be held twice
         result = run_block(task, 0, realizations)
         if advance is not None:
             advance(realizations)
         return result.arrays, result.left
+    blocks = chain([start], blocks)
     arrays = {name: np.empty((realizations, *shape)) for name, shape in result_shapes(task).items()}
     left = np.empty(realizations, dtype=np.int64)
 
@@ -165,11 +168,11 @@ def run_task(
     elif executor is None:
         try:
             with ThreadPoolExecutor(workers, thread_name_prefix="fastgrad") as pool:  # whose threads' arrays go with them
-                _submit_all(pool, _run_one_of_many, task, iter(blocks), 2 * workers, keep)
+                _submit_all(pool, _run_one_of_many, task, blocks, 2 * workers, keep)
         finally:
             release(task)
     else:
-        _submit_all(executor, run_block, task, iter(blocks), 4 * max(workers, default_threads()), keep)
+        _submit_all(executor, run_block, task, blocks, 4 * max(workers, default_threads()), keep)
     return arrays, left
 
 

@@ -1,7 +1,7 @@
 """Eight sums over a layer's units: all that the conditional sampler's backward pass needs of the layer.
 
-A gradient that arrives at a layer is g = a x + b w, with the layer's activations x, noise w and two numbers (``conditional_mlp.py``). Of it and of
-delta = phi'(h) g only |g|, |delta| and h^T delta matter, and these are quadratic and linear forms in (a, b) whose coefficients are
+A gradient that arrives at a layer is g = a x + b w, with the layer's activations x, noise w and two numbers (``conditional_gradient.py``). Of it and
+of delta = phi'(h) g only |g|, |delta| and h^T delta matter, and these are quadratic and linear forms in (a, b) whose coefficients are
 
     x.x   x.w   w.w   a.a   a.b   b.b   h.a   h.b         a = phi'(h) x,  b = phi'(h) w,  entry by entry.
 

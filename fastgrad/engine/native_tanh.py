@@ -17,7 +17,8 @@ def _address(symbol: str) -> int | None:
     here = llvmlite.binding.address_of_symbol("fg1_tanh_here") if HAVE_C else None
     if here is None or ctypes.CFUNCTYPE(ctypes.c_int64)(here)() != 1:
         return None
-    return int(llvmlite.binding.address_of_symbol(symbol))
+    address = llvmlite.binding.address_of_symbol(symbol)
+    return None if address is None else int(address)
 
 
 def native_tanh_address() -> int | None:
