@@ -48,7 +48,7 @@ class OptionalBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if sys.platform != "win32":
-            ext.extra_compile_args += [flag for flag in WHERE_UNDERSTOOD if self.understands(flag)]
+            ext.extra_compile_args = FLAGS + [flag for flag in WHERE_UNDERSTOOD if self.understands(flag)]
         try:
             super().build_extension(ext)
         except Exception as error:
