@@ -198,7 +198,7 @@ def test_attributes_are_enough_to_run_it_again(baseline):
             network, realizations=ds.sizes["realization"], rng=int(ds.attrs["seed"]), dtype=ds.attrs["dtype"]
         )
         assert_same_bytes(again, ds)
-        assert ds.attrs["stream"] == "v1"
+        assert ds.attrs["stream"] == "v2"
 
 
 @pytest.mark.parametrize("batch", [None, 3])

@@ -129,14 +129,14 @@ def one_number(like, kind, scale, where, counter, word, key=KEY):
 
 def place_in_matrix(row, column, rows, columns):
     """(counter, word) of an entry, as the module's text says."""
-    height = max(1, 256 // columns)
+    height = max(1, 4096 // columns)
     panel, inside = divmod(row, height)
     numbers = min(height, rows - panel * height) * columns
     word, q = divmod(inside * columns + column, -(-numbers // 4))
     return panel * -(-height * columns // 4) + q, word
 
 
-SHAPES = [(1, 1), (3, 5), (13, 13), (7, 100), (300, 1), (5, 256), (3, 257), (2, 1000), (40, 7), (64, 64), (129, 2), (257, 3)]
+SHAPES = [(1, 1), (3, 5), (13, 13), (7, 100), (9000, 1), (33, 256), (3, 4097), (9, 1000), (40, 7), (65, 64), (129, 2), (1400, 3)]
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
@@ -187,10 +187,10 @@ def test_rows_of_a_group_are_single_vectors(dtype):
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 300), st.integers(1, 1100))
+@given(st.integers(1, 300), st.integers(1, 5000))
 def test_matrices_never_use_a_number_twice(rows, columns):
-    """Also where columns do not divide 256, and in the last, shorter panel."""
-    assert panel_rows(columns) == max(1, 256 // columns)
+    """Also where columns do not divide ``PANEL``, and in the last, shorter panel."""
+    assert panel_rows(columns) == max(1, 4096 // columns)
     row, column = (each.ravel() for each in np.indices((rows, columns)))
     height = panel_rows(columns)
     panel, inside = row // height, row % height
@@ -253,7 +253,7 @@ def test_uniforms_end_before_one():
 
 # --- the stream is frozen ---------------------------------------------------------------------------------------------------------
 
-# Stream v1. If one of these numbers changes, every published seed means another network: give the stream a new name first.
+# Stream v2. If one of these numbers changes, every published seed means another network: give the stream a new name first.
 GOLDEN_WHERE = (Role.WEIGHT, 1, 7, 2**40 + 3)
 GOLDEN_KEYS = {
     "0": (2968811710, 3677149159),
@@ -266,10 +266,16 @@ GOLDEN_WORDS = (1681428930, 4044112343, 1751813421, 2971365760)
 GOLDEN_NORMALS = [1.2783356952229181, 1.2459838562908367, -2.298629770460936, -1.173935041035096]
 GOLDEN_UNIFORMS = [0.7829763602931052, 0.8626367615070194, -0.4988167316187173, -0.5434728360269219]
 GOLDEN_ENTRIES = ((0, 0, 2, 4), (0, 1, 3, 6))
+# entries (0, 0), (9, 399), (10, 0) and (24, 399) of a 25 x 400 matrix: ends of its first panel and of the last, which is shorter
+GOLDEN_PANELS = {
+    NORMAL: [1.2783356952229181, 0.2451900778215213, -2.0766447892481525, 0.2825178289827807],
+    UNIFORM: [0.7829763602931052, 0.1472940614912659, 0.18748235306702554, 0.16996276681311429],
+}
+GOLDEN_ENDS = ((0, 9, 10, 24), (0, 399, 0, 399))
 
 
 def test_the_stream_has_not_changed():
-    assert random.STREAM == "v1"
+    assert random.STREAM == "v2"
     for text, key in GOLDEN_KEYS.items():
         assert key_of(seed_sequence(eval(text))) == key
     where = address(*GOLDEN_WHERE)
@@ -279,6 +285,8 @@ def test_the_stream_has_not_changed():
         uniforms = draw_compiled(dtype, "matrix", (5, 7), UNIFORM, 1.0, where)[GOLDEN_ENTRIES]
         np.testing.assert_allclose(normals, GOLDEN_NORMALS, rtol=digits)
         np.testing.assert_allclose(uniforms, GOLDEN_UNIFORMS, rtol=digits)
+        for kind, golden in GOLDEN_PANELS.items():
+            np.testing.assert_allclose(draw_compiled(dtype, "matrix", (25, 400), kind, 1.0, where)[GOLDEN_ENDS], golden, rtol=digits)
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------------------
