@@ -75,8 +75,8 @@ def _choose_largest(x):
 @register_jitable(error_model="numpy")
 def power_of_two(exponent):
     """2.0**exponent as float64; 0 far below the range, infinity far above it."""
-    if exponent == 0:  # nearly always; the library call takes as long as drawing ten numbers
-        return 1.0
+    if exponent >= -1022 and exponent <= 1023:  # from its bits: the library's call takes as long as drawing twenty numbers
+        return np.int64((np.int64(exponent) + np.int64(1023)) << np.int64(52)).view(np.float64)
     bounded = 1100 if exponent > 1100 else exponent  # min and max of two cost 50 ms each to compile
     return math.ldexp(1.0, -1100 if bounded < -1100 else bounded)
 
