@@ -72,7 +72,8 @@ class Version:
 
     def seconds(self, kind: str, width: int) -> tuple[float, float]:
         """`seconds` there."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         print(json.dumps([kind, width]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:

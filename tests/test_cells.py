@@ -8,7 +8,7 @@ import pytest
 from loops import PRECISIONS, assert_vector_code, call, cell_loops, conversions
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.pointwise import cell_of
+from fastgrad.engine.pointwise import TWO_VECTORS, VECTOR, cell_of
 
 CELLS = {
     "lstm": ("lstm", None),
@@ -42,18 +42,20 @@ def states_and_pre(cell, dtype, scale=2.0, seed=11):
 
 
 def run_forward(loop, cell, pre, state):
-    """(new states, local derivatives) of all units by the compiled loop."""
+    """(new states, local derivatives) of all units by the compiled loop, in the pieces that the engine makes."""
+    units = pre.shape[1]
     new = np.full_like(state, 7)
-    local = np.full((cell.n_local, UNITS), 7, pre.dtype)
-    call(loop, (pre, state, new, local), UNITS, UNITS, 0)
+    local = np.full((cell.n_local, units), 7, pre.dtype)
+    call(loop, (pre, state, new, local), units, units, units - units % TWO_VECTORS)
     return new, local
 
 
 def run_backward(loop, cell, gradient, local):
     """(d_pre, d_state, total of the last state) of all units by the compiled loop."""
-    d_pre = np.full((cell.n_pre, UNITS), 7, local.dtype)
-    before, total = np.full_like(gradient, 7), np.full(UNITS, 7, local.dtype)
-    call(loop, (gradient, local, d_pre, before, total), UNITS, UNITS)
+    units = local.shape[1]
+    d_pre = np.full((cell.n_pre, units), 7, local.dtype)
+    before, total = np.full_like(gradient, 7), np.full(units, 7, local.dtype)
+    call(loop, (gradient, local, d_pre, before, total), units, units, units - units % VECTOR)
     return d_pre, before, total
 
 
@@ -266,6 +268,25 @@ def test_nan_reaches_the_output(loops):
 
 
 # --- machine code -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", CELLS)
+def test_a_unit_does_not_depend_on_where_it_stands(loops, name, dtype):
+    """In a pair of vectors, in one, or in the masked rest: a net's width must not change what a unit does."""
+    forward, backward = loops(name, dtype)
+    cell = cell_of(*CELLS[name])
+    rng = np.random.default_rng(3)
+    pre, state, gradient = (rng.standard_normal((n, 70)).astype(dtype) for n in (cell.n_pre, cell.n_states, cell.n_states))
+    new, local = run_forward(forward, cell, pre, state)
+    d_pre, before, total = run_backward(backward, cell, gradient, local)
+    for n in range(1, 70):
+        few = [np.ascontiguousarray(rows[:, :n]) for rows in (pre, state, gradient)]
+        part_new, part_local = run_forward(forward, cell, *few[:2])
+        part_d_pre, part_before, part_total = run_backward(backward, cell, few[2], part_local)
+        pairs = ((part_new, new), (part_local, local), (part_d_pre, d_pre), (part_before, before), (part_total, total))
+        for part, whole in pairs:
+            np.testing.assert_array_equal(part, whole[..., :n], err_msg=f"{n} units")
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

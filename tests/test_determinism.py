@@ -10,6 +10,7 @@ import pytest
 from comparisons import bytes_of
 
 import fastgrad as fg
+from fastgrad.engine import aligned, recurrent_problem
 from fastgrad.engine.blocks import blocks_of, engine_of, run_task
 from fastgrad.engine.setup import make_task
 
@@ -42,6 +43,40 @@ def assert_same_bytes(got, want):
 def test_any_number_of_threads(baseline, name, threads):
     got = fg.measure(NETWORKS[name], realizations=REALIZATIONS, rng=42, threads=threads)
     assert_same_bytes(got, baseline[name])
+
+
+def poison(monkeypatch):
+    """From now on, working arrays whose contents nobody wrote are full of NaN (as integers, of -1)."""
+
+    def allocate(how, shape, dtype):
+        array = whole(how, shape, dtype)
+        if how is np.empty:
+            array.view(np.uint8)[...] = 0xFF
+        return array
+
+    whole = aligned._aligned
+    monkeypatch.setattr(aligned, "_aligned", allocate)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "mlp, dense", "mlp_orthogonal, dense"])
+def test_nothing_is_read_that_nobody_wrote(monkeypatch, name):
+    name, _, dense = name.partition(", ")
+    options = {"realizations": 5, "rng": 42, "threads": 1, "method": dense or "auto"}
+    want = fg.measure(NETWORKS[name], **options)
+    poison(monkeypatch)
+    assert_same_bytes(fg.measure(NETWORKS[name], **options), want)
+
+
+def test_no_product_takes_along_what_nobody_wrote(monkeypatch):
+    """Behind the rows of recurrent weights: a subnormal there would slow a narrow net down several times, and change no digit."""
+    poison(monkeypatch)
+    network = fg.LSTM(3, 5, layers=2, input_width=7)
+    task, _ = make_task(network, rng=0)
+    block, weights = recurrent_problem._block(task, 0, 1), recurrent_problem._weights(task)
+    work = recurrent_problem.work_arrays(weights, block.inputs, recurrent_problem._cell(network, task.dtype), keep_d_pre=True)
+    for rows, width in ((work.w, 5), (work.w_t, 20), (work.first_t, 20), (work.rest_t, 20)):
+        assert rows.shape[1] > width
+        assert (rows[:, width:] == 0).all()
 
 
 def test_any_number_of_realizations(baseline):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import llvmlite.binding
 import numba
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
 from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.views import columns_at, columns_turned, rows_turned
-from fastgrad.engine.wide import two_at_a_time
+from fastgrad.engine.wide import rest_in_a_mask, two_at_a_time
 from fastgrad.jit import KERNEL_OPTIONS, formula, reduction, register_jitable
 
 
@@ -129,6 +130,30 @@ def test_two_vectors_at_a_time():
         return len(re.findall(r"= fdiv [a-z ]*<", "".join(function.inspect_llvm().values())))
 
     assert compiled(True) > compiled(False) > 0
+
+
+@pytest.mark.skipif(not llvmlite.binding.get_host_cpu_features().get("avx2", False), reason="NOT TESTED: this processor has no masked stores")
+def test_what_is_left_over_goes_through_a_mask():
+    """LLVM heeds the wish, and of two loops only that in front of it has it."""
+
+    def compiled(first, second):
+        def work(x, y):
+            for j in range(x.size):
+                store(y, j, 1.0 / (1.0 + exp(load(x, j))), 0)
+            if first:
+                rest_in_a_mask()
+            for j in range(x.size):
+                store(y, j, 1.0 / (2.0 + exp(load(x, j))), 0)
+            if second:
+                rest_in_a_mask()
+
+        function = numba.njit(types.void(types.float64[::1], types.float64[::1]), **KERNEL_OPTIONS)(work)
+        return len(re.findall(r"call void @llvm.masked.store", "".join(function.inspect_llvm().values())))
+
+    neither, one, both = compiled(False, False), compiled(True, False), compiled(False, True)
+    assert neither == 0
+    assert one > 0
+    assert both == 2 * one
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])

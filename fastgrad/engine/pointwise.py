@@ -21,11 +21,11 @@ from fastgrad.engine.native_tanh import native_tanh_address, native_tanh_sums_ad
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
-from fastgrad.engine.wide import two_at_a_time, widest_vectors
+from fastgrad.engine.wide import rest_in_a_mask, two_at_a_time, widest_vectors
 from fastgrad.jit import register_jitable
 
 _NUMBERS = {"float32": types.float32, "float64": types.float64}
-TWO_VECTORS = 32  # numbers in two of the widest vectors, of float32
+VECTOR, TWO_VECTORS = 16, 32  # numbers in one and two of the widest vectors, of float32
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
 
 
@@ -92,7 +92,7 @@ def numba_activation_address(activation: str, dtype: str) -> int:
 # --- cells -------------------------------------------------------------------------------------------------------------------------
 
 _call_forward = caller(*[types.voidptr] * 4, *[types.int64] * 3)
-_call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 2)
+_call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 3)
 
 
 @register_jitable
@@ -106,7 +106,7 @@ def forward_units(address, pre, state, new_state, local, state_gap):
 def backward_units(address, gradient, local, d_pre, before, total, gap):
     """One sequence, one step back: gradient and before as h rows with their c rows ``gap`` numbers behind, d_pre (P H,), total (H,)."""
     n = total.size
-    _call_backward(address, (gradient, local, d_pre, before, total, n, gap))
+    _call_backward(address, (gradient, local, d_pre, before, total, n, gap, n - n % VECTOR))
 
 
 class CellCode(NamedTuple):
@@ -143,16 +143,23 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
             new, derivatives = forward(load_rows(pre, n, j, n_pre), load_rows(state, gap, j, n_states))
             store_rows(new_state, gap, j, new, 0)
             store_rows(local, n, j, derivatives, 2)
+        rest_in_a_mask()
 
-    def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap):
+    def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap, whole):
         widest_vectors()
         gradient, before = vector_at(gradient_pointer, 0, gap + n), vector_at(before_pointer, 0, gap + n)
         local, d_pre = vector_at(local_pointer, 0, n_local * n), vector_at(d_pre_pointer, 0, n_pre * n)
         total = vector_at(total_pointer, 0, n)
-        for j in range(n):
+        for j in range(whole, n):  # a loop of its own: what is stored through a mask is slow to load again, and the product loads it next
+            d, d_state, through = backward(load_rows(gradient, gap, j, n_states), load_rows(local, n, j, n_local))
+            store_rows(d_pre, n, j, d, 2)
+            store_rows(before, gap, j, d_state, 0)
+            store_second(total, j, through, 8)
+        rest_in_a_mask()
+        for j in range(whole):
             d, d_state, through = backward(load_rows(gradient, gap, j, n_states), load_rows(local, n, j, n_local))
             store_rows(d_pre, n, j, d, 2)
             store_rows(before, gap, j, d_state, 0)
             store_second(total, j, through, 8)
 
-    return CellCode(_address(cell_forward_loop, dtype, 4, 3), _address(cell_backward_loop, dtype, 5, 2))
+    return CellCode(_address(cell_forward_loop, dtype, 4, 3), _address(cell_backward_loop, dtype, 5, 3))

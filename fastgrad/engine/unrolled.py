@@ -129,11 +129,12 @@ def work_arrays(weights: Weights, inputs: Any, cell: CellInfo, keep_d_pre: bool,
     longest = max(width * max(width, features), rows, batch * width)
     together = steps_at_once(batch, steps)
     layers, at_once = (stacked, steps + 1) if keep_all else (1, together + 1)
+    # Behind the rows of weights are zeros: narrow products take them along, and what memory held before may be subnormal, each a hundred cycles.
     return Work(
-        w=aligned_empty((rows, whole_lines(width)), dtype),
-        w_t=aligned_empty((width, whole_lines(rows)), dtype),
-        first_t=aligned_empty((features, whole_lines(rows)), dtype),
-        rest_t=aligned_empty((width, whole_lines(rows)), dtype),
+        w=aligned_zeros((rows, whole_lines(width)), dtype),
+        w_t=aligned_zeros((width, whole_lines(rows)), dtype),
+        first_t=aligned_zeros((features, whole_lines(rows)), dtype),
+        rest_t=aligned_zeros((width, whole_lines(rows)), dtype),
         bias=aligned_empty(cell.n_pre * width, dtype),
         pre=aligned_empty((together, batch, cell.n_pre * width), dtype),
         states=aligned_zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),

@@ -39,6 +39,20 @@ def one_copy(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def _ask_of_loops(builder: Any, name: str, value: Any) -> None:
+    """Attach a wish to the loops of the function that is being built which have none yet."""
+    module, seen = builder.module, set()
+    for block in builder.function.blocks:
+        seen.add(block)
+        jump = block.terminator
+        back = isinstance(jump, ir.Branch) and jump.operands[0] in seen  # to the head of a loop
+        if back and "llvm.loop" not in jump.metadata:
+            wish = module.add_metadata([name, value])
+            loop = module.add_metadata([ir.MetaDataString(module, f"of {block.name}"), wish])
+            loop.operands = (loop, wish)  # a loop's metadata names itself first
+            jump.set_metadata("llvm.loop", loop)
+
+
 @intrinsic
 def two_at_a_time(typingctx: Any) -> Any:
     """In a compiled function, behind its loops: let LLVM take two vectors in each turn of those, so that one's chain of operations fills the other's.
@@ -47,15 +61,21 @@ def two_at_a_time(typingctx: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        module, seen = builder.module, set()
-        for block in builder.function.blocks:
-            seen.add(block)
-            jump = block.terminator
-            if isinstance(jump, ir.Branch) and jump.operands[0] in seen:  # back to the head of a loop
-                count = module.add_metadata(["llvm.loop.interleave.count", ir.Constant(ir.IntType(32), 2)])
-                loop = module.add_metadata([ir.MetaDataString(module, f"of {block.name}"), count])
-                loop.operands = (loop, count)  # a loop's metadata names itself first
-                jump.set_metadata("llvm.loop", loop)
+        _ask_of_loops(builder, "llvm.loop.interleave.count", ir.Constant(ir.IntType(32), 2))
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def rest_in_a_mask(typingctx: Any) -> Any:
+    """In a compiled function, behind its loops: let LLVM take what is left over, less than a vector, as a vector of which some lanes are masked.
+
+    By itself it takes such numbers one by one, each as slow as a vector. Where a processor has no masks it does so all the same.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _ask_of_loops(builder, "llvm.loop.vectorize.predicate.enable", ir.Constant(ir.IntType(1), 1))
         return context.get_dummy_value()
 
     return types.void(), codegen
