@@ -26,12 +26,12 @@ import fastgrad as fg
 HERE = Path(__file__).resolve().parent.parent
 WIDTHS = [1, 3, 5, 8, 13, 16, 17, 25, 32, 33, 48, 50, 63, 64, 65, 96, 100, 127, 128, 129, 160, 192, 200, 255, 256, 257, 300, 384, 400, 500, 511, 512]
 KINDS = ("mlp", "mlp batch 8", "rnn", "lstm", "gru")
-WEIGHTS_AT_ONCE = 1_000_000  # numbers of weights gone through in a call, times a hundred steps: a few hundredths of a second
+WEIGHTS_AT_ONCE = 100_000  # numbers of weights that the realizations of a call go through at each step: some hundredths of a second
 
 
 def realizations(width: int) -> int:
     """How many make a call long enough to be timed."""
-    return max(2, min(100, WEIGHTS_AT_ONCE // 10 // (width * width)))
+    return max(2, min(100, WEIGHTS_AT_ONCE // (width * width)))
 
 
 def steps(width: int) -> int:

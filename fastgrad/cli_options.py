@@ -122,6 +122,8 @@ class MeasureOptions:
     """Weights of a trained network, FILE.npz or .safetensors, named as in PyTorch."""
     loss: str | None = None
     """probe: a random unit vector times the output; sum: the sum of the outputs (probe)."""
+    probes: Whole = None
+    """Random directions of the loss for each network (1); more than one goes with the conditional method."""
     method: str | None = None
     """dense, conditional or auto (auto)."""
     dtype: str | None = None
@@ -132,6 +134,8 @@ class MeasureOptions:
     """Keep each k-th layer or step, and both ends (1)."""
     threads: Whole = None
     """Number of threads (all cores); the numbers do not depend on it."""
+    memory: float | None = None
+    """Bytes that it may take, for example 2e9 (what is free); a request for more is refused before anything is computed."""
 
 
 @Parameter(name="*", group=OUTPUT)

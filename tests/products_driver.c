@@ -148,6 +148,10 @@ int main(void)
     for (int64_t M = 100; M <= 600; M += 83)
         for (int k = 0; k < 4; k++)
             all_levels(1 + M % 7, M, long_sums[k], k, k & 1);
+    for (int64_t B = 16; B <= 19; B++)   /* rows in blocks, the next asked for */
+        for (int k = 0; k < 3; k++)
+            all_levels(B, 100 + 7 * k, long_sums[k], k, k & 1);
+    all_levels(67, 40, 129, 1, 0);
     printf("%ld cases, %ld wrong\n", cases, wrong);
     return wrong != 0;
 }

@@ -108,6 +108,27 @@ def test_save_and_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nc", "a.png"]
 
 
+def test_probes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    saved, plot = tmp_path / "a.nc", tmp_path / "a.png"
+    assert run(capsys, *SMALL, "--probes", "3", "--save", saved, "--plot", plot)[0] == 0
+    expected = fg.measure(fg.MLP(6, 5), realizations=8, rng=1, probes=3)
+    with xr.open_dataset(saved) as ds:
+        assert ds.sizes["probe"] == 3
+        for name in expected.data_vars:
+            np.testing.assert_array_equal(ds[name].values, expected[name].values)
+    code, _, err = run(capsys, *SMALL, "--probes", "3", "--method", "dense")
+    assert code == 2
+    assert "probes" in err
+
+
+def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *SMALL, "--memory", "1e9")[0] == 0
+    code, out, err = run(capsys, *SMALL, "--memory", "2e3")
+    assert (code, out) == (2, "")
+    assert "2.0 kB can be had" in err or "2 kB can be had" in err
+    assert run(capsys, *SMALL, "--memory", "much")[0] == 2
+
+
 def test_inputs_and_weights_from_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(3, 4))

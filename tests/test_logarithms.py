@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastgrad.engine.logarithms import add_half_logs, log_norms_of, natural_log, take_logs
-from fastgrad.engine.norms import log_norm, log_norm_of
+from fastgrad.engine.norms import log_norm, log_norm_of, power_of_two
 from fastgrad.jit import KERNEL_OPTIONS
 
 
@@ -81,3 +81,15 @@ def test_norms_of_many_rows(dtype):
     assert got[1] == -math.inf
     assert got[5] == math.inf
     assert math.isnan(got[6])
+
+
+def test_powers_of_two_from_end_to_end():
+    """Compiled and not: exact, 0 below the subnormal numbers, infinity beyond the largest."""
+
+    @numba.njit
+    def compiled(exponent):
+        return power_of_two(exponent)
+
+    for exponent in (-1075, -1074, -1073, -1023, -1022, -1021, -1, 0, 1, 1022, 1023):
+        assert compiled(exponent) == power_of_two(exponent) == math.ldexp(1.0, exponent)
+    assert [compiled(-(10**6)), compiled(1024), compiled(2**62)] == [0.0, math.inf, math.inf]

@@ -124,31 +124,48 @@ def test_strides(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_bytes_do_not_depend_on_the_batch(accumulate, dtype):
-    for K, M in [(1, 1), (7, 40), (13, 13), (64, 64), (65, 130), (129, 300), (513, 20), (1100, 35)]:
-        P, X, start = problem(11, K, M, dtype)
+    for K, M in [(1, 1), (2, 9), (3, 5), (4, 33), (5, 6), (7, 40), (13, 13), (64, 64), (65, 130), (129, 300), (513, 20), (1100, 35)]:
+        P, X, start = problem(70, K, M, dtype)
         A = np.ascontiguousarray(P.T)
         for product, matrix in ((transposed, P), (dot, A)):
             whole = start.copy()
             product(matrix, X, whole, accumulate)
-            for size in (1, 2, 3, 4, 5, 7):
+            for size in (1, 2, 3, 4, 5, 7, 16, 19, 64):
                 parts = start.copy()
-                for b in range(0, 11, size):
+                for b in range(0, 70, size):
                     product(matrix, X[b : b + size], parts[b : b + size], accumulate)
                 assert parts.tobytes() == whole.tobytes(), (product, K, M, size)
 
 
 @pytest.mark.skipif(not native.HAVE_C, reason="the C extension is absent: only its sums are independent of M")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bytes_do_not_depend_on_the_number_of_outputs(dtype):
-    for K in (5, 64, 130, 600):
-        P, X, out = problem(3, K, 150, dtype)
-        whole = out.copy()
+@pytest.mark.parametrize("batch", [3, 17])
+def test_bytes_do_not_depend_on_the_number_of_outputs(batch, dtype):
+    for K in (2, 5, 64, 130, 600):
+        P, X, out = problem(batch, K, 150, dtype)
+        A = np.ascontiguousarray(P.T)
+        whole, by_rows = out.copy(), out.copy()
         transposed(P, X, whole, False)
+        dot(A, X, by_rows, False)
         for M in (1, 3, 8, 17, 64, 131):
             for left in (0, 19):
-                part = np.empty((3, M), dtype)
+                part = np.empty((batch, M), dtype)
                 transposed(P[:, left : left + M], X, part, False)
                 assert part.tobytes() == np.ascontiguousarray(whole[:, left : left + M]).tobytes()
+                dot(A[left : left + M], X, part, False)
+                assert part.tobytes() == np.ascontiguousarray(by_rows[:, left : left + M]).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_narrow_matrices_whichever_way_their_rows_go(dtype):
+    """The last rows in memory, which a whole vector would reach beyond, come first where rows are turned; a row may stand for all."""
+    for K, M in [(1, 3), (5, 1), (9, 7), (20, 13)]:
+        P, X, out = problem(3, K, M, dtype)
+        exact = np.ascontiguousarray(P)
+        for rows in (exact, exact[::-1], np.broadcast_to(exact[0], exact.shape), np.ascontiguousarray(np.pad(exact, ((0, 0), (0, 4))))[::-1, :M]):
+            got = np.empty_like(out)
+            transposed(rows, X, got, False)
+            assert_close(got, np.ascontiguousarray(rows), X, np.zeros(out.shape))
 
 
 def test_empty_sums_and_empty_batches():

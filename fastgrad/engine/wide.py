@@ -69,9 +69,9 @@ def two_at_a_time(typingctx: Any) -> Any:
 
 @intrinsic
 def rest_in_a_mask(typingctx: Any) -> Any:
-    """In a compiled function, behind its loops: let LLVM take what is left over, less than a vector, as a vector of which some lanes are masked.
+    """In a compiled function, behind its loops: let LLVM take what is left over behind whole vectors as a vector of which some lanes are masked.
 
-    By itself it takes such numbers one by one, each as slow as a vector. Where a processor has no masks it does so all the same.
+    By itself it takes such numbers one by one, each as slow as a vector.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
