@@ -14,9 +14,9 @@ from test_elementary import AT_SPECIAL, BOUNDS, SPECIAL
 import fastgrad as fg
 from fastgrad.engine import conditional_problem
 from fastgrad.engine.layer_sums import HA, SUMS
-from fastgrad.engine.native_tanh import native_tanh_address, native_tanh_sums_address
+from fastgrad.engine.native_tanh import native_activation_address, native_sums_address
 
-pytestmark = pytest.mark.skipif(native_tanh_address() is None, reason="needs the C extension and AVX-512")
+pytestmark = pytest.mark.skipif(native_activation_address("tanh", "float32") is None, reason="needs the C extension and AVX-512")
 
 CASE = next(case for case in ulp.CASES if case.name == "tanh, sech^2")
 
@@ -27,7 +27,7 @@ def tanh(h, bias=None, room=0):
     bias = np.full_like(h, -0.0) if bias is None else np.ascontiguousarray(bias, np.float32)  # -0 leaves even -0 alone
     out = np.full((2, h.size + room), 7, np.float32)
     pointers = [array.ctypes.data for array in (h, bias, out[0], out[1])]
-    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(native_tanh_address())(*pointers, h.size)
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)(native_activation_address("tanh", "float32"))(*pointers, h.size)
     return out[0, : h.size], out[1, : h.size], out
 
 
@@ -80,7 +80,7 @@ def sums_in_one_pass(z, spreads, noise, n):
     rows, gap = z.shape
     out = np.full((SUMS, rows + 1), 7, np.float32)
     sizes = rows, n, gap, rows + 1
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4)(native_tanh_sums_address())
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 4)(native_sums_address("tanh", "float32"))
     call(*[array.ctypes.data for array in (z, spreads, noise, out)], *sizes)
     return out
 

@@ -12,20 +12,22 @@ import llvmlite.binding
 
 from fastgrad.engine.native import HAVE_C
 
+_LOOPS = {("tanh", "float32"): ("fg1_tanh_f32", "fg1_tanh_sums_f32")}  # (activation, precision): its loop, and the one that sums too
 
-def _address(symbol: str) -> int | None:
+
+def _address(activation: str, dtype: str, which: int) -> int | None:
     here = llvmlite.binding.address_of_symbol("fg1_tanh_here") if HAVE_C else None
-    if here is None or ctypes.CFUNCTYPE(ctypes.c_int64)(here)() != 1:
+    if (activation, dtype) not in _LOOPS or here is None or ctypes.CFUNCTYPE(ctypes.c_int64)(here)() != 1:
         return None
-    address = llvmlite.binding.address_of_symbol(symbol)
+    address = llvmlite.binding.address_of_symbol(_LOOPS[activation, dtype][which])
     return None if address is None else int(address)
 
 
-def native_tanh_address() -> int | None:
+def native_activation_address(activation: str, dtype: str) -> int | None:
     """Address of the C loop, called as `activate` calls every activation; None where there is none."""
-    return _address("fg1_tanh_f32")
+    return _address(activation, dtype, 0)
 
 
-def native_tanh_sums_address() -> int | None:
+def native_sums_address(activation: str, dtype: str) -> int | None:
     """Address of the C loop that `activation_sums` calls, or None."""
-    return _address("fg1_tanh_sums_f32")
+    return _address(activation, dtype, 1)

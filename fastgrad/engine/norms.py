@@ -126,7 +126,10 @@ def log_norm_of(x, exponent):
     squares = sum_of_squares(x)
     if (squares > 1e-280 and squares < 1e280) or squares != squares:
         return log_norm(squares, exponent)
-    top = np.float64(largest(x))
+    top = 0.0
+    for j in range(x.size):  # seldom needed: not worth another copy of `largest` in a kernel
+        size = abs(np.float64(x[j]))
+        top = size if size > top else top
     if top == 0.0 or not math.isfinite(top):
         return log_size(top, exponent)
     shift = math.frexp(top)[1]

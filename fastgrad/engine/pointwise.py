@@ -17,7 +17,7 @@ from fastgrad.cells.gru import GRU_CELL
 from fastgrad.cells.lstm import LSTM_CELL
 from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.compile import entry_point
-from fastgrad.engine.native_tanh import native_tanh_address, native_tanh_sums_address
+from fastgrad.engine.native_tanh import native_activation_address, native_sums_address
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
@@ -62,14 +62,13 @@ def activation_sums(address, count, n, z, spreads, noise, sums):
 @cache
 def activation_sums_address(activation: str, dtype: str) -> int:
     """Address of the loop for `activation_sums`, or 0 where an activation has none."""
-    return (native_tanh_sums_address() or 0) if (activation, dtype) == ("tanh", "float32") else 0
+    return native_sums_address(activation, dtype) or 0
 
 
 @cache
 def activation_address(activation: str, dtype: str) -> int:
     """Address of the loop for `activate`."""
-    in_c = native_tanh_address() if (activation, dtype) == ("tanh", "float32") else None
-    return numba_activation_address(activation, dtype) if in_c is None else in_c
+    return native_activation_address(activation, dtype) or numba_activation_address(activation, dtype)
 
 
 @cache
