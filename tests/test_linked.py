@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import subprocess
+import sys
 
 import llvmlite.binding
 import numba
@@ -154,6 +158,26 @@ def test_what_is_left_over_goes_through_a_mask():
     assert neither == 0
     assert one > 0
     assert both == 2 * one
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="NOT TESTED: a processor without masks is a plain x86-64 here")
+def test_without_masks_loops_stay_vector_code():
+    code = """
+import numba, re
+from numba import types
+from fastgrad.engine.noalias import load, store
+from fastgrad.engine.wide import rest_in_a_mask
+from fastgrad.jit import KERNEL_OPTIONS
+
+def work(x, y):
+    for j in range(x.size):
+        store(y, j, 1.0 / (1.0 + load(x, j)), 0)
+    rest_in_a_mask()
+
+function = numba.njit(types.void(types.float64[::1], types.float64[::1]), **KERNEL_OPTIONS)(work)
+assert re.search(r"= fdiv [a-z ]*<", "".join(function.inspect_llvm().values()))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""})
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])

@@ -67,14 +67,23 @@ def two_at_a_time(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def _has_masks(context: Any) -> bool:
+    """Whether code is generated for a processor that is known to store through masks; only Numba's own choice, the host, says what it has."""
+    _, _, features = context.codegen().magic_tuple()
+    return "+avx2" in features.split(",")
+
+
 @intrinsic
 def rest_in_a_mask(typingctx: Any) -> Any:
     """In a compiled function, behind its loops: let LLVM take what is left over behind whole vectors as a vector of which some lanes are masked.
 
-    By itself it takes such numbers one by one, each as slow as a vector.
+    By itself it takes such numbers one by one, each as slow as a vector. Where a processor has no masks, the wish would cost the whole loop its
+    vectors, so it is not made.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not _has_masks(context):
+            return context.get_dummy_value()
         _ask_of_loops(builder, "llvm.loop.vectorize.predicate.enable", ir.Constant(ir.IntType(1), 1))
         return context.get_dummy_value()
 
