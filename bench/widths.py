@@ -1,7 +1,7 @@
 """Is this version slower than another at any width? Time per step of every kind of network at widths from 1 to 512, on one core.
 
 The other version lies in a folder of its own, its extension built in place. Each version runs in a process of its own; they take turns, so that what
-the machine does meanwhile hits both. A time is the least of all turns, less what a call takes that runs nothing.
+the machine does meanwhile hits both. A time is the least of all turns, less what a call with one realization takes.
 
     git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace)
     python bench/widths.py --against ../before
@@ -35,7 +35,7 @@ def realizations(width: int) -> int:
 
 
 def steps(width: int) -> int:
-    """Steps or layers; many where realizations of many would not fit into the caches."""
+    """Steps or layers; fewer where one takes long."""
     return 100 if width > 200 else 300
 
 

@@ -29,19 +29,21 @@ static long cases, wrong;
             A[j] = (REAL)number();                                                                                  \
         for (int64_t j = 0; j < B * K; j++)                                                                         \
             X[j] = (REAL)number();                                                                                  \
-        for (int form = 0; form < 3; form++) {   /* P with X by rows, P with X by columns, A */                     \
+        for (int form = 0; form < 4; form++) {   /* P with X by rows, P with X by columns, A, P from its last row up */ \
             const int64_t xb = form == 1 ? 1 : K, xk = form == 1 ? B : 1;                                           \
             for (int64_t j = 0; j < (B - 1) * yb + M; j++)                                                          \
                 out[j] = 5;                                                                                         \
             if (form < 2)                                                                                           \
                 transposed(B, M, K, P, ldp, X, xb, xk, out, yb, add);                                               \
+            else if (form == 3)                                                                                     \
+                transposed(B, M, K, P + (K - 1) * ldp, -ldp, X, xb, xk, out, yb, add);                              \
             else                                                                                                    \
                 dot(B, M, K, A, lda, X, K, out, yb, add);                                                           \
             for (int64_t b = 0; b < B; b++)                                                                         \
                 for (int64_t i = 0; i < yb && b * yb + i < (B - 1) * yb + M; i++) {                                 \
                     long double sum = i < M && !add ? 0 : 5;   /* gaps between rows keep what they held */               \
                     for (int64_t k = 0; i < M && k < K; k++)                                                        \
-                        sum += (long double)(form < 2 ? P[k * ldp + i] : A[i * lda + k]) * X[b * xb + k * xk];   \
+                        sum += (long double)(form == 2 ? A[i * lda + k] : P[(form == 3 ? K - 1 - k : k) * ldp + i]) * X[b * xb + k * xk];   \
                     wrong += !(fabsl(sum - out[b * yb + i]) <= 4 * EPSILON * (K + 5));                   \
                 }                                                                                                   \
             cases++;                                                                                                \

@@ -58,10 +58,9 @@ def poison(monkeypatch):
     monkeypatch.setattr(aligned, "_aligned", allocate)
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "mlp, dense", "mlp_orthogonal, dense"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_is_read_that_nobody_wrote(monkeypatch, name):
-    name, _, dense = name.partition(", ")
-    options = {"realizations": 5, "rng": 42, "threads": 1, "method": dense or "auto"}
+    options = {"realizations": 5, "rng": 42, "threads": 1, "method": "dense"}  # the conditional method has no such arrays
     want = fg.measure(NETWORKS[name], **options)
     poison(monkeypatch)
     assert_same_bytes(fg.measure(NETWORKS[name], **options), want)

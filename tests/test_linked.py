@@ -120,6 +120,12 @@ def test_rows_and_columns_in_the_opposite_order(turned):
     np.testing.assert_array_equal(by_columns, matrix[:, ::-1] if turned else matrix)
 
 
+def occurrences(pattern, work):
+    """How often LLVM's code for work(x, y), vectors of float64, has the pattern."""
+    function = numba.njit(types.void(types.float64[::1], types.float64[::1]), **KERNEL_OPTIONS)(work)
+    return len(re.findall(pattern, "".join(function.inspect_llvm().values())))
+
+
 def test_two_vectors_at_a_time():
     """LLVM heeds the wish: the loop in front of it has twice the divisions of the one without."""
 
@@ -130,8 +136,7 @@ def test_two_vectors_at_a_time():
             if wish:
                 two_at_a_time()
 
-        function = numba.njit(types.void(types.float64[::1], types.float64[::1]), **KERNEL_OPTIONS)(work)
-        return len(re.findall(r"= fdiv [a-z ]*<", "".join(function.inspect_llvm().values())))
+        return occurrences(r"= fdiv [a-z ]*<", work)
 
     assert compiled(True) > compiled(False) > 0
 
@@ -151,8 +156,7 @@ def test_what_is_left_over_goes_through_a_mask():
             if second:
                 rest_in_a_mask()
 
-        function = numba.njit(types.void(types.float64[::1], types.float64[::1]), **KERNEL_OPTIONS)(work)
-        return len(re.findall(r"call void @llvm.masked.store", "".join(function.inspect_llvm().values())))
+        return occurrences("call void @llvm.masked.store", work)
 
     neither, one, both = compiled(False, False), compiled(True, False), compiled(False, True)
     assert neither == 0
