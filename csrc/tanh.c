@@ -18,13 +18,20 @@
 
 #include "tanh.inc"
 
-TARGET static void tanh_v4(FG_TANH_ARGS)
+/* `lanes` of 16 numbers of h + bias, where there is one. */
+TARGET FG_INLINE floats biased(const float *h, const float *bias, int64_t j, __mmask16 lanes)
+{
+    const floats at = _mm512_maskz_loadu_ps(lanes, h + j);
+    return bias ? _mm512_add_ps(at, _mm512_maskz_loadu_ps(lanes, bias + j)) : at;
+}
+
+TARGET FG_INLINE void tanh_of_all(FG_TANH_ARGS)
 {
     int64_t j = 0;
     for (; j + 16 * TOGETHER <= n; j += 16 * TOGETHER) {
         floats y[TOGETHER], s[TOGETHER];
         FG_UNROLL for (int i = 0; i < TOGETHER; i++)
-            tanh_and_slope(_mm512_add_ps(_mm512_loadu_ps(h + j + 16 * i), _mm512_loadu_ps(bias + j + 16 * i)), &y[i], &s[i]);
+            tanh_and_slope(biased(h, bias, j + 16 * i, 0xFFFF), &y[i], &s[i]);
         FG_UNROLL for (int i = 0; i < TOGETHER; i++) {
             _mm512_storeu_ps(x + j + 16 * i, y[i]);
             _mm512_storeu_ps(slope + j + 16 * i, s[i]);
@@ -33,15 +40,21 @@ TARGET static void tanh_v4(FG_TANH_ARGS)
     for (; j < n; j += 16) {
         __mmask16 lanes = n - j >= 16 ? 0xFFFF : (__mmask16)((1u << (n - j)) - 1);
         floats y, s;
-        tanh_and_slope(_mm512_add_ps(_mm512_maskz_loadu_ps(lanes, h + j), _mm512_maskz_loadu_ps(lanes, bias + j)), &y, &s);
+        tanh_and_slope(biased(h, bias, j, lanes), &y, &s);
         _mm512_mask_storeu_ps(x + j, lanes, y);
         _mm512_mask_storeu_ps(slope + j, lanes, s);
     }
 }
 
+TARGET static void tanh_v4(FG_TANH_ARGS) { tanh_of_all(h, bias, x, slope, n); }
+
+TARGET static void tanh_cell_v4(FG_TANH_CELL_ARGS) { tanh_of_all(pre, 0, new_state, local, n); }
+
 int64_t fg1_tanh_here(void) { return __builtin_cpu_supports("x86-64-v4") != 0; }
 
 void fg1_tanh_f32(FG_TANH_ARGS) { tanh_v4(h, bias, x, slope, n); }
+
+void fg1_tanh_cell_f32(FG_TANH_CELL_ARGS) { tanh_cell_v4(pre, state, new_state, local, n, gap, paired); }
 
 #else
 

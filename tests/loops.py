@@ -38,8 +38,9 @@ def activation_loop(name, dtype):
 
 
 def cell_loops(kind, activation, dtype):
-    """The forward and the backward loop of a cell."""
-    return compile_loops(lambda: pointwise.cell_addresses.__wrapped__(kind, activation, dtype))
+    """The forward and the backward loop of a cell, as Numba compiles them."""
+    cell = pointwise.cell_of(kind, activation)
+    return compile_loops(lambda: (pointwise.numba_forward_address(cell, dtype), pointwise.numba_backward_address(cell, dtype)))
 
 
 def call(loop, arrays, *sizes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import fastgrad as fg
 from fastgrad.engine import aligned, recurrent_problem
 from fastgrad.engine.blocks import blocks_of, engine_of, run_task
 from fastgrad.engine.setup import make_task
+from fastgrad.engine.trace import trace
 
 NETWORKS = {
     "mlp": fg.MLP(depth=40, width=17, activation="tanh", weights=fg.Normal(1.3), bias_std=0.1),
@@ -48,8 +50,8 @@ def test_any_number_of_threads(baseline, name, threads):
 def poison(monkeypatch):
     """From now on, working arrays whose contents nobody wrote are full of NaN (as integers, of -1)."""
 
-    def allocate(how, shape, dtype):
-        array = whole(how, shape, dtype)
+    def allocate(how, shape, dtype, beyond):
+        array = whole(how, shape, dtype, beyond)
         if how is np.empty:
             array.view(np.uint8)[...] = 0xFF
         return array
@@ -71,7 +73,7 @@ def test_no_product_takes_along_what_nobody_wrote(monkeypatch):
     poison(monkeypatch)
     network = fg.LSTM(3, 5, layers=2, input_width=7)
     task, _ = make_task(network, rng=0)
-    block, weights = recurrent_problem._block(task, 0, 1), recurrent_problem._weights(task)
+    block, weights = recurrent_problem._block(task, recurrent_problem._inputs(task), 0, 1), recurrent_problem._weights(task)
     work = recurrent_problem.work_arrays(weights, block.inputs, recurrent_problem._cell(network, task.dtype), keep_d_pre=True)
     for rows, width in ((work.w, 5), (work.w_t, 20), (work.first_t, 20), (work.rest_t, 20)):
         assert rows.shape[1] > width
@@ -250,3 +252,57 @@ def test_given_weights_whoever_shares_a_product(batch):
         part = fg.measure(network, realizations=realizations, threads=threads, **options)
         for name in part.data_vars:
             assert np.array_equal(part[name].values, whole[name].values[:realizations], equal_nan=True), name
+
+
+def _moved(array, numbers):
+    """A copy that starts `numbers` numbers behind the start of a cache line."""
+    room = aligned.aligned_empty(array.size + numbers, array.dtype)
+    room[numbers:] = array.ravel()
+    return room[numbers:].reshape(array.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_given_weights_wherever_they_lie(dtype):
+    """At starts of cache lines they are read in place, elsewhere copied if many inputs share them: the same bytes, and nobody writes to them."""
+    rng = np.random.default_rng(6)
+    widths = [7, 30, 5, 64, 64, 1, 9]
+    exact = {f"{k}.weight": rng.standard_normal((n, m)).astype(dtype) for k, (m, n) in enumerate(pairwise(widths))}
+    whole_line = 64 // np.dtype(dtype).itemsize
+    as_they_may_come = {
+        "at lines": {name: _moved(array, whole_line) for name, array in exact.items()},
+        "inside lines": {name: _moved(array, 1 + k) for k, (name, array) in enumerate(exact.items())},
+        "read-only": {name: np.frombuffer(array.tobytes(), dtype).reshape(array.shape) for name, array in exact.items()},
+        "columns first": {name: np.asfortranarray(array) for name, array in exact.items()},
+        "every second": {name: np.repeat(array, 2, axis=1)[:, ::2] for name, array in exact.items()},
+        "between numbers": {name: _between_numbers(array) for name, array in exact.items()},
+        "turned bytes": {name: array.astype(array.dtype.newbyteorder()) for name, array in exact.items()},
+    }
+    network = fg.MLP(widths=widths)
+    for realizations in (1, 70):
+        results = {}
+        for name, weights in as_they_may_come.items():
+            results[name] = fg.measure(network, weights=weights, realizations=realizations, rng=1, dtype=dtype, threads=1)
+            for key, array in weights.items():
+                np.testing.assert_array_equal(array, exact[key])
+            assert_same_bytes(results[name], results["at lines"])
+    traced = trace(network, weights=as_they_may_come["inside lines"], rng=1, dtype=dtype)
+    for one, array in zip(traced["weight"], exact.values(), strict=True):
+        np.testing.assert_array_equal(one, array.astype(np.float64))
+
+
+def _between_numbers(array):
+    """A copy whose numbers start at odd addresses."""
+    room = np.zeros(array.nbytes + 1, np.uint8)
+    view = room[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def test_rows_with_an_odd_number_of_lines():
+    for dtype in (np.float32, np.float64):
+        of_a_line = 64 // np.dtype(dtype).itemsize
+        for count in range(1, 200):
+            row = aligned.odd_lines(count, dtype)
+            assert row >= count
+            assert row % (2 * of_a_line) == of_a_line
+            assert row - count < 2 * of_a_line

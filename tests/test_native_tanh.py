@@ -12,9 +12,9 @@ from comparisons import bytes_of
 from test_elementary import AT_SPECIAL, BOUNDS, SPECIAL
 
 import fastgrad as fg
-from fastgrad.engine import conditional_problem
+from fastgrad.engine import conditional_problem, pointwise
 from fastgrad.engine.layer_sums import HA, SUMS
-from fastgrad.engine.native_tanh import native_activation_address, native_sums_address
+from fastgrad.engine.native_tanh import native_activation_address, native_elman_address, native_sums_address
 
 pytestmark = pytest.mark.skipif(native_activation_address("tanh", "float32") is None, reason="needs the C extension and AVX-512")
 
@@ -71,6 +71,23 @@ def test_odd_to_the_bit_and_the_same_wherever_a_number_stands():
         np.testing.assert_array_equal(x, whole[0][:n])
         np.testing.assert_array_equal(slope, whole[1][:n])
         assert np.all(out[:, n:] == 7)
+
+
+def test_the_recurrent_cell_gives_the_same_bytes():
+    h = np.random.default_rng(4).standard_normal(150).astype(np.float32) * 3
+    step = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 3)(native_elman_address("tanh", "float32"))
+    for n in range(1, 150):
+        out = np.full((2, n + 20), 7, np.float32)
+        step(h.ctypes.data, None, out[0].ctypes.data, out[1].ctypes.data, n, 0, n - n % 32)  # the state before is not read
+        for got, want in zip(out, tanh(h[:n])[:2], strict=True):
+            np.testing.assert_array_equal(got[:n], want)
+            assert np.all(got[n:] == 7)
+
+
+def test_a_recurrent_net_takes_the_loop_in_c_where_there_is_one():
+    assert pointwise.cell_addresses("rnn", "tanh", "float32").forward == native_elman_address("tanh", "float32")
+    for kind, activation, dtype in (("rnn", "tanh", "float64"), ("rnn", "relu", "float32"), ("gru", None, "float32"), ("lstm", None, "float32")):
+        assert pointwise.cell_addresses(kind, activation, dtype).forward != native_elman_address("tanh", "float32")
 
 
 # --- a layer's sums in one pass ------------------------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ static void check_tanh(int64_t n)
     fg1_tanh_f32(z, bias, x, slope, size);
     for (int64_t j = 0; j < size; j++)
         check(x[j]), check(slope[j]);
+    fg1_tanh_cell_f32(z, 0, x, slope, size, 0, 0);
+    for (int64_t j = 0; j < size; j++)
+        check(x[j]), check(slope[j]);
     fg1_tanh_sums_f32(z, spread, w, sums, ROWS, n, ld, ROWS);
     for (int r = 0; r < ROWS; r++) {
         double squares = 0;

@@ -32,7 +32,7 @@ from fastgrad.engine.norms import excess, log_norm, log_size, power_of_two
 from fastgrad.engine.pointwise import activate
 from fastgrad.engine.random import Role, address
 from fastgrad.engine.shared_norms import largest, log_norm_of, outer_squares, shift_exponent, sum_of_rows_squares
-from fastgrad.engine.views import as_matrix, as_vector, matrix_at, vector_at
+from fastgrad.engine.views import as_matrix, as_vector, matrix_at, matrix_by_address, vector_at
 from fastgrad.jit import register_jitable
 
 VARIABLES = (
@@ -51,8 +51,9 @@ class Layers(NamedTuple):
     """The network as the kernel sees it.
 
     widths : (L + 1,) int64.  weight_kind, bias_kind : codes of ``draws``.  weight_scale, bias_scale : (L,).
-    weights : all W_l row-major behind one another, or empty to draw them.  biases : likewise.
-    weight_offsets, bias_offsets, state_offsets : (L + 2,) int64, where layer l starts (layer 0 of weights is empty).
+    given : whether weights and biases are.  weight_addresses : (L + 1,) int64 of the given W_l, row-major.  weights : what lies there, if nobody
+    else keeps it.  biases : all given b_l behind one another, or empty.  weight_offsets, bias_offsets, state_offsets : (L + 2,) int64, where
+    layer l starts (layer 0 of weights is empty).
     drawer : address of what draws matrices (``draws.matrix_drawer``).  linear_output : the last layer has no activation.
     """
 
@@ -62,6 +63,8 @@ class Layers(NamedTuple):
     weight_scale: Any
     bias_kind: int
     bias_scale: Any
+    given: bool
+    weight_addresses: Any
     weights: Any
     biases: Any
     weight_offsets: Any
@@ -94,7 +97,8 @@ class Work(NamedTuple):
 
     states, slopes : (Q D,) x and phi'(h), layer by layer, in each the realizations of the group.  exponents, gradient_exponents : (L + 1, Q)
     int64, of x and g.  h : (Q W,).  bias : (rows, largest width + SLACK), shifted_bias : (largest width,).  deltas : (rows, Q W).
-    gradients : (rows, Q W).  weights : drawn W_l, all of them or one at a time, + SLACK.  vector : (W + SLACK,), an input or a direction as
+    gradients : (rows, Q W).  weights : drawn W_l, all of them or one at a time, + SLACK.
+    weight_addresses : (L + 1,) int64, where W_l is or comes to be.  vector : (W + SLACK,), an input or a direction as
     it is drawn.
 
     Layers take the rows of ``bias``, ``deltas`` and ``gradients`` in turn, so with L + 1 rows everything is still there afterwards.
@@ -110,6 +114,7 @@ class Work(NamedTuple):
     deltas: Any
     gradients: Any
     weights: Any
+    weight_addresses: Any
     vector: Any
 
 
@@ -128,7 +133,9 @@ def work_arrays(layers: Layers, batch: int, together: int, keep_weights: bool, k
     length, widest = layers.widths.size, int(layers.widths.max())
     units = int(layers.state_offsets[-1])
     sizes = np.diff(layers.weight_offsets)
-    drawn = 0 if layers.weights.size else int(sizes.sum() if keep_weights else sizes.max())
+    drawn = 0 if layers.given else int(sizes.sum() if keep_weights else sizes.max())
+    weights = aligned_empty(drawn + SLACK, dtype)
+    drawn_addresses = weights.ctypes.data + layers.weight_offsets[:-1] * (weights.itemsize if keep_weights else 0)
     rows = together * batch
     return Work(
         states=aligned_empty(rows * units, dtype),
@@ -140,7 +147,8 @@ def work_arrays(layers: Layers, batch: int, together: int, keep_weights: bool, k
         shifted_bias=aligned_empty(widest, dtype),
         deltas=aligned_empty((length if keep_all else 1, whole_lines(rows * widest)), dtype),
         gradients=aligned_empty((length if keep_all else 2, whole_lines(rows * widest)), dtype),
-        weights=aligned_empty(drawn + SLACK, dtype),
+        weights=weights,
+        weight_addresses=layers.weight_addresses if layers.given else drawn_addresses,
         vector=aligned_empty(batch * widest + SLACK, dtype),
     )
 
@@ -286,8 +294,6 @@ def _forward(one, phi, layers, block, work, out, left, start, count):
     widths = layers.widths
     states, exponents = work.states, work.exponents
     places = exponents.shape[1]
-    given = layers.weights.size > 0
-    stored = layers.weights if given else work.weights
     for q in range(count):
         left[start + q] = -1
         _start(one, layers, block, work, out, start + q, q)
@@ -295,8 +301,8 @@ def _forward(one, phi, layers, block, work, out, left, start, count):
         if not _any_inside(left, start, count):
             return
         m, n = widths[layer - 1], widths[layer]
-        weights = matrix_at(stored, layers.weight_offsets[layer] if given or block.keep_weights else 0, n, m)
-        if not given:
+        weights = matrix_by_address(work.weights, work.weight_addresses[layer], n, m)
+        if not layers.given:
             _draw_weights(one, layers, as_vector(weights), block.first + start, layer, block.key)
         bias = work.bias[layer % work.bias.shape[0]]
         biased = _bias_vector(one, layers, bias, block.first + start, layer, block.key)
@@ -339,9 +345,7 @@ def _backward(one, layers, block, work, out, left, start, count):
     gradients, exponents, gradient_exponents = work.gradients, work.exponents, work.gradient_exponents
     places = exponents.shape[1]
     depth = widths.size - 1
-    given = layers.weights.size > 0
-    stored = layers.weights if given else work.weights
-    all_there = given or block.keep_weights
+    all_there = layers.given or block.keep_weights
 
     units = batch * widths[depth]
     for q in range(count):
@@ -363,7 +367,7 @@ def _backward(one, layers, block, work, out, left, start, count):
             _slope_times(g, vector_at(work.slopes, here + q * batch * n, batch * n), delta)
             before = matrix_at(work.states, below + q * batch * m, batch, m)
             _record_layer(out, columns, slots, start + q, layer, as_matrix(delta, batch, n), exponent, before, exponents[layer - 1, q])
-        weights = matrix_at(stored, layers.weight_offsets[layer] if all_there else 0, n, m)
+        weights = matrix_by_address(work.weights, work.weight_addresses[layer], n, m)
         if not all_there:
             _draw_weights(one, layers, as_vector(weights), block.first + start, layer, block.key)
         row = gradients[(depth - layer + 1) % gradients.shape[0]]

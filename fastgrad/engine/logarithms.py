@@ -52,9 +52,13 @@ def log_norms_of(x, gap, n, exponents, values):
     """values[i] = ln of the norm of n numbers of a contiguous vector, from number i gap, times 2**exponents[i]; as `norms.log_norm_of`."""
     for i in range(values.size):
         values[i] = sum_of_squares(vector_at(x, i * gap, n))
+    far = False
     for i in range(values.size):
         values[i] = 0.5 * natural_log(values[i])
+        far |= abs(values[i]) > _SAFE
+    if far:
+        for i in range(values.size):
+            if abs(values[i]) > _SAFE:
+                values[i] = log_norm_of(vector_at(x, i * gap, n), 0)
     for i in range(values.size):
-        if abs(values[i]) > _SAFE:
-            values[i] = log_norm_of(vector_at(x, i * gap, n), 0)
         values[i] += exponents[i] * LN2

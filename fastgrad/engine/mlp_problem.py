@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.aligned import aligned_empty
+from fastgrad.engine.aligned import LINE, aligned_empty, whole_lines
 from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, group_size, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.pointwise import activation_address
@@ -32,22 +32,39 @@ def bias_law(network: MLP, fan_in: int) -> tuple[int, float]:
     return NORMAL, 0.0
 
 
-def _offsets(sizes: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _offsets(sizes: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
 
 
-def _behind_one_another(arrays: Any, number: Any) -> Any:
-    """All numbers of the arrays in one vector, copied once."""
-    out = aligned_empty(sum(array.size for array in arrays), number)
-    start = 0
-    for array in arrays:
-        out[start : start + array.size] = array.ravel()
-        start += array.size
-    return out
+SHARED_BY = 64  # rows of inputs: for fewer it does not pay to copy weights to where cache lines start
 
 
-def layers_of(task: Task) -> Layers:
-    """The network as the kernel sees it."""
+def _at_lines(arrays: Any, number: Any) -> bool:
+    """Whether kernels can read the arrays where they are, and as fast as they ever could."""
+    return _in_place(arrays, number) and not any(array.ctypes.data % LINE for array in arrays)
+
+
+def _in_place(arrays: Any, number: Any) -> bool:
+    """Whether kernels can read the arrays where they are."""
+    return all(array.dtype == number and array.flags.c_contiguous and array.flags.aligned for array in arrays)
+
+
+def _addresses(arrays: Any, number: Any, rows: int) -> tuple[Any, Any]:
+    """(addresses of given weights, the array that they lie in, or an empty one): where they are, or copied to starts of cache lines.
+
+    Products of many inputs take twice as long with rows that start inside a line; copying costs as much as reading the weights for some 50 inputs.
+    """
+    if _at_lines(arrays, number) or (rows < SHARED_BY and _in_place(arrays, number)):
+        return np.array([array.ctypes.data for array in arrays], dtype=np.int64), np.empty(0, dtype=number)
+    starts = _offsets([whole_lines(array.size) for array in arrays])
+    weights = aligned_empty(int(starts[-1]), number)
+    for start, array in zip(starts, arrays, strict=False):
+        weights[start : start + array.size] = array.ravel()
+    return weights.ctypes.data + starts[:-1] * weights.itemsize, weights
+
+
+def layers_of(task: Task, rows: int = 1) -> Layers:
+    """The network as the kernel sees it; ``rows``: how many inputs are known to go through given weights, which ``task`` keeps alive."""
     network = task.network
     assert isinstance(network, MLP)
     widths = np.array(network.widths, dtype=np.int64)
@@ -55,10 +72,11 @@ def layers_of(task: Task) -> Layers:
     bias_kind, _ = bias_law(network, 1)
     weight_kind = KINDS[next(iter(fans.values())).kind]
     weights = biases = np.empty(0, dtype=task.number)
+    addresses = np.zeros(network.depth, dtype=np.int64)
     if task.weights is not None:
         assert isinstance(task.weights, FittedMLP)
-        weights = _behind_one_another(task.weights.weights, task.number)
-        biases = _behind_one_another(task.weights.biases, task.number)
+        addresses, weights = _addresses(task.weights.weights, task.number, rows)
+        biases = np.concatenate(task.weights.biases).astype(task.number)
     return Layers(
         widths=widths,
         drawer=matrix_drawer(weight_kind, task.dtype),
@@ -66,6 +84,8 @@ def layers_of(task: Task) -> Layers:
         weight_scale=np.array([fans[pair].scale for pair in pairwise(network.widths)]),
         bias_kind=bias_kind,
         bias_scale=np.array([bias_law(network, below)[1] for below in network.widths[:-1]], dtype=np.float64),
+        given=task.weights is not None,
+        weight_addresses=np.concatenate(([0], addresses)),
         weights=weights,
         biases=biases,
         weight_offsets=_offsets(np.concatenate(([0], widths[1:] * widths[:-1]))),
@@ -121,7 +141,7 @@ def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     block = _block(task, first, count)
 
     def prepare() -> tuple[Layers, Work]:
-        layers = shared_once(task, lambda: layers_of(task))
+        layers = shared_once(task, lambda: layers_of(task, count * block.inputs.shape[0]))
         return layers, work_arrays(layers, block.inputs.shape[0], block.together, task.keep)
 
     layers, work = prepared_once(task, prepare)
@@ -151,12 +171,16 @@ def trace_mlp(task: Task, realization: int) -> dict[str, Any]:
     x = [rows(states[k], k, work.exponents[k, 0]) if k <= reached else nothing(k) for k in every]
     gradient = [nothing(k) if left >= 0 else rows(work.gradients[depth - k], k, work.gradient_exponents[k, 0]) for k in every]
     delta = [nothing(k) if left >= 0 else rows(work.deltas[k], k, work.gradient_exponents[k, 0]) for k in every[1:]]
-    weights = (layers.weights if layers.weights.size else work.weights).astype(np.float64)
-    spans = pairwise(layers.weight_offsets[1:])
+    if task.weights is not None:
+        assert isinstance(task.weights, FittedMLP)
+        weights = [array.astype(np.float64) for array in task.weights.weights]
+    else:
+        spans = zip(pairwise(layers.weight_offsets[1:]), layers.widths[1:], strict=True)
+        weights = [work.weights[a:b].astype(np.float64).reshape(n, -1) for (a, b), n in spans]
     return {
         "x": x,
         "gradient": gradient,
-        "weight": [weights[a:b].reshape(n, -1) for (a, b), n in zip(spans, layers.widths[1:], strict=True)],
+        "weight": weights,
         "bias": [work.bias[k, : layers.widths[k]].astype(np.float64) for k in every[1:]],
         "weight_gradient": [d.T @ before for d, before in zip(delta, x, strict=False)],
         "bias_gradient": [d.sum(axis=0) for d in delta],
@@ -185,7 +209,8 @@ def workspace_bytes(task: Task) -> int:
     width = network.width or max(network.widths)
     stored = 0 if task.weights is not None else weights if task.keep else matrix
     if task.weights is not None:
-        stored = weights  # each block converts the given weights to its precision
+        assert isinstance(task.weights, FittedMLP)
+        stored = 0 if _at_lines(task.weights.weights, task.number) else weights  # a copy, for many inputs
     # Haar matrices are made beside the weights.
     extra = matrix if task.weights is None and draw(network.weights, 1, 1).kind == "orthogonal" else 0
     places = together(task)

@@ -12,7 +12,8 @@ import llvmlite.binding
 
 from fastgrad.engine.native import HAVE_C
 
-_LOOPS = {("tanh", "float32"): ("fg1_tanh_f32", "fg1_tanh_sums_f32")}  # (activation, precision): its loop, and the one that sums too
+# (activation, precision): its loop, the one that sums too, and the forward loop of the simple recurrent cell
+_LOOPS = {("tanh", "float32"): ("fg1_tanh_f32", "fg1_tanh_sums_f32", "fg1_tanh_cell_f32")}
 
 
 def _address(activation: str, dtype: str, which: int) -> int | None:
@@ -31,3 +32,8 @@ def native_activation_address(activation: str, dtype: str) -> int | None:
 def native_sums_address(activation: str, dtype: str) -> int | None:
     """Address of the C loop that `activation_sums` calls, or None."""
     return _address(activation, dtype, 1)
+
+
+def native_elman_address(activation: str, dtype: str) -> int | None:
+    """Address of the C loop that `forward_units` calls for a simple recurrent cell with this activation, or None."""
+    return _address(activation, dtype, 2)

@@ -17,7 +17,7 @@ from fastgrad.cells.gru import GRU_CELL
 from fastgrad.cells.lstm import LSTM_CELL
 from fastgrad.engine.cell_rows import load_rows, store_rows, store_second
 from fastgrad.engine.compile import entry_point
-from fastgrad.engine.native_tanh import native_activation_address, native_sums_address
+from fastgrad.engine.native_tanh import native_activation_address, native_elman_address, native_sums_address
 from fastgrad.engine.noalias import load, store
 from fastgrad.engine.pointers import caller
 from fastgrad.engine.views import vector_at
@@ -126,8 +126,13 @@ def cell_of(kind: str, activation: str | None) -> Cell:
 def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
     """Addresses of a cell's loops for `forward_units` and `backward_units`."""
     cell = cell_of(kind, activation)
-    forward, backward = cell.forward, cell.backward
-    n_pre, n_states, n_local = cell.n_pre, cell.n_states, cell.n_local
+    in_c = native_elman_address(activation or "tanh", dtype) if kind == "rnn" else None
+    return CellCode(in_c or numba_forward_address(cell, dtype), numba_backward_address(cell, dtype))
+
+
+def numba_forward_address(cell: Cell, dtype: str) -> int:
+    """Address of a cell's loop for `forward_units` that Numba compiles."""
+    forward, n_pre, n_states, n_local = cell.forward, cell.n_pre, cell.n_states, cell.n_local
 
     def cell_forward_loop(pre_pointer, state_pointer, new_pointer, local_pointer, n, gap, paired):
         widest_vectors()
@@ -143,6 +148,13 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
             store_rows(new_state, gap, j, new, 0)
             store_rows(local, n, j, derivatives, 2)
         rest_in_a_mask()
+
+    return _address(cell_forward_loop, dtype, 4, 3)
+
+
+def numba_backward_address(cell: Cell, dtype: str) -> int:
+    """Address of a cell's loop for `backward_units` that Numba compiles."""
+    backward, n_pre, n_states, n_local = cell.backward, cell.n_pre, cell.n_states, cell.n_local
 
     def cell_backward_loop(gradient_pointer, local_pointer, d_pre_pointer, before_pointer, total_pointer, n, gap, whole):
         widest_vectors()
@@ -161,4 +173,4 @@ def cell_addresses(kind: str, activation: str | None, dtype: str) -> CellCode:
             store_rows(before, gap, j, d_state, 0)
             store_second(total, j, through, 8)
 
-    return CellCode(_address(cell_forward_loop, dtype, 4, 3), _address(cell_backward_loop, dtype, 5, 3))
+    return _address(cell_backward_loop, dtype, 5, 3)

@@ -43,11 +43,11 @@ def _weights(task: Task) -> Weights:
     assert isinstance(network, Recurrent)
     gates, width, stacked = network.gates, network.width, network.layers
     shape = (stacked, gates * width, width)
-    recurrent = aligned_zeros(shape, task.number)
-    input_first = aligned_zeros((gates * width, network.input_width), task.number)
-    input_rest = aligned_zeros((stacked - 1, *shape[1:]), task.number)
-    biases = aligned_zeros((stacked, gates * width), task.number)
-    input_biases = aligned_zeros(biases.shape, task.number)
+    recurrent = aligned_zeros(shape, task.number, SLACK)
+    input_first = aligned_zeros((gates * width, network.input_width), task.number, SLACK)
+    input_rest = aligned_zeros((stacked - 1, *shape[1:]), task.number, SLACK)
+    biases = aligned_zeros((stacked, gates * width), task.number, SLACK)
+    input_biases = aligned_zeros(biases.shape, task.number, SLACK)
     if task.weights is not None:
         assert isinstance(task.weights, FittedRecurrent)
         recurrent[:] = np.stack(task.weights.weight_hh)
@@ -82,15 +82,17 @@ def _weights(task: Task) -> Weights:
     )
 
 
-def _block(task: Task, first: int, count: int) -> Block:
+def _inputs(task: Task) -> Any:
+    """(T, B, N), given or room for those of one realization."""
     network = task.network
     assert isinstance(network, Recurrent)
     if task.inputs is None:
-        numbers = network.steps * network.input_width
-        inputs = aligned_empty(numbers + SLACK, task.number)[:numbers].reshape(network.steps, 1, network.input_width)
-    else:
-        inputs = np.ascontiguousarray(task.inputs, dtype=task.number)
-        inputs = inputs if inputs.flags.writeable else inputs.copy()  # a read-only array is another type to Numba
+        return aligned_empty((network.steps, 1, network.input_width), task.number, SLACK)
+    inputs = np.ascontiguousarray(task.inputs, dtype=task.number)
+    return inputs if inputs.flags.writeable else inputs.copy()  # a read-only array is another type to Numba
+
+
+def _block(task: Task, inputs: Any, first: int, count: int) -> Block:
     return Block(
         first=first,
         count=count,
@@ -144,21 +146,21 @@ def run_recurrent(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
     network = task.network
     assert isinstance(network, Recurrent)
-    block = _block(task, first, count)
 
-    def prepare() -> tuple[CellInfo, Weights, Work]:
-        cell, weights = _cell(network, task.dtype), _weights(task)
-        keep_d_pre = network.layers > 1 or bool((block.total_columns >= 0).any())
-        return cell, weights, work_arrays(weights, block.inputs, cell, keep_d_pre)
+    def prepare() -> tuple[CellInfo, Weights, Work, Any]:
+        cell, weights, inputs = _cell(network, task.dtype), _weights(task), _inputs(task)
+        keep_d_pre = network.layers > 1 or bool((task.columns(TOTAL_VARIABLES) >= 0).any())
+        return cell, weights, work_arrays(weights, inputs, cell, keep_d_pre), inputs
 
-    return _run(task, *prepared_once(task, prepare), block)
+    cell, weights, work, inputs = prepared_once(task, prepare)
+    return _run(task, cell, weights, work, _block(task, inputs, first, count))
 
 
 def trace_recurrent(task: Task, realization: int) -> dict[str, Any]:
     """The arrays of one realization (`fastgrad.engine.trace.trace`): what the kernel's working arrays hold after it."""
     network = task.network
     assert isinstance(network, Recurrent)
-    cell, weights, block = _cell(network, task.dtype), _weights(task), _block(task, realization, 1)
+    cell, weights, block = _cell(network, task.dtype), _weights(task), _block(task, _inputs(task), realization, 1)
     work = work_arrays(weights, block.inputs, cell, keep_d_pre=True, keep_all=True)
     left = int(_run(task, cell, weights, work, block).left[0])
     result: dict[str, Any] = {

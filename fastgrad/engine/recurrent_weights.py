@@ -19,10 +19,10 @@ from fastgrad.jit import register_jitable
 class Weights(NamedTuple):
     """Laws or given arrays, as the kernel sees them.
 
-    The arrays hold values if ``given``, else they are scratch of one block: recurrent (K, G H, H), input_first (G H, N),
-    input_rest (K - 1, G H, H), biases and input_biases (K, G H). Kinds are codes of ``draws.py``, drawers addresses
-    (`matrix_drawer`), scales float64; input_scales (K,), since
-    fan_in differs below and above. forget_bias: the forget gate's total bias, NaN for none.
+    The arrays hold values if ``given``, else those of one realization after another, with room for ``SLACK`` numbers behind each: recurrent
+    (K, G H, H), input_first (G H, N), input_rest (K - 1, G H, H), biases and input_biases (K, G H). Kinds are codes of ``draws.py``, drawers
+    addresses (`matrix_drawer`), scales float64; input_scales (K,), since fan_in differs below and above. forget_bias: the forget gate's total
+    bias, NaN for none.
     """
 
     given: bool
@@ -44,31 +44,28 @@ class Weights(NamedTuple):
 
 
 @register_jitable(error_model="numpy")
-def _draw_gates(drawer, out, gates, columns, kind, spread, role, layer, realization, key, scratch):
-    """One matrix (H, columns) per gate, behind one another in the vector out."""
+def _draw_gates(drawer, out, gates, columns, kind, spread, role, layer, realization, key):
+    """One matrix (H, columns) per gate, behind one another in the vector out. What is drawn beyond the end of one, the next overwrites."""
     size = out.size // gates
     for gate in range(gates):
-        draw_matrix(scratch, size // columns, columns, kind, spread, address(role, gate, layer, realization), key, drawer)
-        copy(scratch, vector_at(out, gate * size, size))
+        one = vector_at(out, gate * size, size)
+        draw_matrix(one, size // columns, columns, kind, spread, address(role, gate, layer, realization), key, drawer)
 
 
 @register_jitable(error_model="numpy")
-def _draw_bias(one, out, weights, role, layer, realization, key, scratch):
-    draw_vector(scratch, out.size, weights.bias_kind, type(one)(weights.bias_scale), address(role, 0, layer, realization), key)
-    copy(scratch, out)
+def _draw_bias(one, out, weights, role, layer, realization, key):
+    draw_vector(out, out.size, weights.bias_kind, type(one)(weights.bias_scale), address(role, 0, layer, realization), key)
 
 
 @register_jitable(error_model="numpy")
-def draw_weights(one, weights, gates, realization, key, scratch):
+def draw_weights(one, weights, gates, realization, key):
     """All weights and biases of one realization, into the arrays of ``weights``."""
     stacked, rows, width = weights.recurrent.shape
     size = rows * width
     for layer in range(stacked):
         spread = type(one)(weights.recurrent_scale)
         target = vector_at(weights.recurrent, layer * size, size)
-        _draw_gates(
-            weights.recurrent_drawer, target, gates, width, weights.recurrent_kind, spread, Role.WEIGHT, layer, realization, key, scratch
-        )
+        _draw_gates(weights.recurrent_drawer, target, gates, width, weights.recurrent_kind, spread, Role.WEIGHT, layer, realization, key)
         columns = width
         if layer == 0:
             target = as_vector(weights.input_first)
@@ -76,16 +73,14 @@ def draw_weights(one, weights, gates, realization, key, scratch):
         else:
             target = vector_at(weights.input_rest, (layer - 1) * size, size)
         spread = type(one)(weights.input_scales[layer])
-        _draw_gates(
-            weights.input_drawer, target, gates, columns, weights.input_kind, spread, Role.INPUT_WEIGHT, layer, realization, key, scratch
-        )
+        _draw_gates(weights.input_drawer, target, gates, columns, weights.input_kind, spread, Role.INPUT_WEIGHT, layer, realization, key)
         bias, input_bias = weights.biases[layer], weights.input_biases[layer]
         fill(bias, 0)
         fill(input_bias, 0)
         if weights.bias_scale != 0.0:
-            _draw_bias(one, input_bias, weights, Role.INPUT_BIAS, layer, realization, key, scratch)
+            _draw_bias(one, input_bias, weights, Role.INPUT_BIAS, layer, realization, key)
             if weights.both_biases:
-                _draw_bias(one, bias, weights, Role.BIAS, layer, realization, key, scratch)
+                _draw_bias(one, bias, weights, Role.BIAS, layer, realization, key)
         if not math.isnan(weights.forget_bias):
             for j in range(width, 2 * width):
                 input_bias[j] = weights.forget_bias

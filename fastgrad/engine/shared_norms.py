@@ -64,6 +64,7 @@ def _log_norm_entry(pointer: Any, n: Any, exponent: Any) -> Any:
 
 
 def _log_norms_entry(pointer: Any, size: Any, gap: Any, n: Any, exponents: Any, _: Any, values: Any, count: Any) -> None:
+    widest_vectors()
     logarithms.log_norms_of(vector_at(pointer, 0, size), gap, n, vector_at(exponents, 0, count), vector_at(values, 0, count))
 
 

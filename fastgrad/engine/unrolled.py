@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgrad.engine.aligned import aligned_empty, aligned_zeros, whole_lines
+from fastgrad.engine.aligned import aligned_empty, aligned_zeros, odd_lines, whole_lines
 from fastgrad.engine.arrays import copy, copy_rows, fill, transpose
 from fastgrad.engine.compile import kernel
 from fastgrad.engine.draws import NORMAL, SLACK, draw_probe, draw_vector
@@ -81,8 +81,8 @@ class Work(NamedTuple):
     bias : (P H,).  pre : (C, B, P H) for the C steps of an input product (`steps_at_once`).
     states : (K, S, T + 1, B, H) with exponents (K, T + 1).  local : (K, T, B, V, H).  scaled : (B, H).  above : (2, T + 1, B, H) with
     above_exponents (2, T + 1), gradients from the layer above and for the one below.  rows : (SUM_CHUNK, B, G H).  none : (T,) zero exponents.
-    orders : (T,).  product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  scratch : any one tensor that is
-    drawn.  Of each stacked layer in turn: d_pre (layers, T, B, P H); at each step in turn gradients (layers, rows, S, B, H), and totals
+    orders : (T,).  product_first, product_rest : (N, G H), (H, G H), sums over steps.  sums : (G H,) float64.  probe : (B H,) and
+    ``SLACK`` numbers.  Of each stacked layer in turn: d_pre (layers, T, B, P H); at each step in turn gradients (layers, rows, S, B, H), and totals
     (layers, rows, B, H), the full derivative by the last state; exponents of all three gradient_exponents (layers, T + 1).  logs : as many
     numbers as these have rows, or C.
 
@@ -113,7 +113,7 @@ class Work(NamedTuple):
     product_rest: Any
     sums: Any
     logs: Any
-    scratch: Any
+    probe: Any
 
 
 def steps_at_once(batch: int, steps: int) -> int:
@@ -126,15 +126,14 @@ def work_arrays(weights: Weights, inputs: Any, cell: CellInfo, keep_d_pre: bool,
     steps, batch, features = inputs.shape
     stacked, rows, width = weights.recurrent.shape
     dtype = inputs.dtype
-    longest = max(width * max(width, features), rows, batch * width)
     together = steps_at_once(batch, steps)
     layers, at_once = (stacked, steps + 1) if keep_all else (1, together + 1)
     # Behind the rows of weights are zeros: narrow products take them along, and what memory held before may be subnormal, each a hundred cycles.
     return Work(
         w=aligned_zeros((rows, whole_lines(width)), dtype),
         w_t=aligned_zeros((width, whole_lines(rows)), dtype),
-        first_t=aligned_zeros((features, whole_lines(rows)), dtype),
-        rest_t=aligned_zeros((width, whole_lines(rows)), dtype),
+        first_t=aligned_zeros((features, odd_lines(rows, dtype)), dtype),
+        rest_t=aligned_zeros((width, odd_lines(rows, dtype)), dtype),
         bias=aligned_empty(cell.n_pre * width, dtype),
         pre=aligned_empty((together, batch, cell.n_pre * width), dtype),
         states=aligned_zeros((stacked, cell.n_states, steps + 1, batch, width), dtype),
@@ -154,7 +153,7 @@ def work_arrays(weights: Weights, inputs: Any, cell: CellInfo, keep_d_pre: bool,
         product_rest=aligned_empty((width, rows), dtype),
         sums=aligned_empty(rows),
         logs=aligned_empty(at_once),
-        scratch=aligned_empty(longest + SLACK, dtype),
+        probe=aligned_empty(batch * width + SLACK, dtype),
     )
 
 
@@ -419,11 +418,11 @@ def _record_totals(cell, work, totals, total_columns, k, layer, d_pre, d_exponen
 
 
 @register_jitable(error_model="numpy")
-def _draw(one, cell, weights, block, scratch, k):
+def _draw(one, cell, weights, block, k):
     """Weights and inputs of realization k of the block, where they are not given."""
     realization = block.first + k
     if not weights.given:
-        draw_weights(one, weights, cell.gates, realization, block.key, scratch)
+        draw_weights(one, weights, cell.gates, realization, block.key)
     if not block.given_inputs:
         x = as_vector(block.inputs)
         draw_vector(x, x.size, NORMAL, one, address(Role.INPUT, 0, 0, realization), block.key)
@@ -464,10 +463,9 @@ def _backward(one, cell, weights, block, work, out, totals, k):
     units = batch * width
     states_size, local_size = cell.n_states * (steps + 1) * units, steps * cell.n_local * units
     above_size = (steps + 1) * units
-    probe = address(Role.PROBE, 0, 0, block.first + k)
-    draw_probe(work.scratch, units, block.unit_probe, probe, block.key)
+    draw_probe(work.probe, units, block.unit_probe, address(Role.PROBE, 0, 0, block.first + k), block.key)
     fill(work.above_exponents[0], NOTHING)
-    copy(work.scratch, vector_at(work.above, steps * units, units))
+    copy(work.probe, vector_at(work.above, steps * units, units))
     work.above_exponents[0, steps] = 0
     step_rows = as_matrix(work.rows, batch, rows)
     w = columns_at(work.w, 0, width)
@@ -498,7 +496,7 @@ def _backward(one, cell, weights, block, work, out, totals, k):
 
 def _run(one, cell, weights, block, work, out, totals, left):
     for k in range(block.count):
-        _draw(one, cell, weights, block, work.scratch, k)
+        _draw(one, cell, weights, block, k)
         left[k] = _forward(cell, weights, block, work, out, k)
         if left[k] < 0:  # else NaN stays in every gradient of this realization
             _backward(one, cell, weights, block, work, out, totals, k)

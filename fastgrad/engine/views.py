@@ -33,6 +33,11 @@ def matrix_at(array, start, rows, columns):
     return array.reshape(-1)[start : start + rows * columns].reshape(rows, columns)
 
 
+def matrix_by_address(like, address, rows, columns):
+    """The contiguous matrix at an address, of numbers as in the array ``like``, for compiled code alone: somebody else keeps it alive."""
+    raise NotImplementedError("plain Python has arrays, not addresses")
+
+
 def plane_at(array, index):
     """One of the matrices of a contiguous array with three dimensions."""
     return array[index]
@@ -83,6 +88,11 @@ def _type_vector_at(context):
 @type_callable(matrix_at)
 def _type_matrix_at(context):
     return lambda array, start, rows, columns: _signature(array, 2, 3)
+
+
+@type_callable(matrix_by_address)
+def _type_matrix_by_address(context):
+    return lambda like, address, rows, columns: _signature(like, 2, 3)
 
 
 @type_callable(plane_at)
@@ -149,6 +159,14 @@ def _lower_as_matrix(context, builder, signature, args):
 @lower_builtin(matrix_at, types.Array, types.Integer, types.Integer, types.Integer)
 def _lower_at(context, builder, signature, args):
     return _view(context, builder, signature, args[0], args[1], list(args[2:]))
+
+
+@lower_builtin(matrix_by_address, types.Array, types.Integer, types.Integer, types.Integer)
+def _lower_by_address(context, builder, signature, args):
+    like, address, rows, columns = args
+    numbers = context.make_array(signature.args[0])(context, builder, like).data.type
+    from_pointer = signature.return_type(types.CPointer(signature.args[0].dtype), types.intp, types.intp)
+    return _view(context, builder, from_pointer, builder.inttoptr(address, numbers), None, [rows, columns])
 
 
 @lower_builtin(plane_at, types.Array, types.Integer)
