@@ -15,7 +15,8 @@ from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.room import prepared_once
 from fastgrad.engine.shared_norms import prepare_norms
 from fastgrad.engine.task import BlockResult, Task
-from fastgrad.engine.unrolled import Block, CellInfo, Work, steps_at_once, unrolled_kernel, work_arrays
+from fastgrad.engine.through_time import CellInfo
+from fastgrad.engine.unrolled import Block, Work, steps_at_once, unrolled_kernel, work_arrays
 from fastgrad.networks import LSTM, RNN, Recurrent
 from fastgrad.weight_files import FittedRecurrent
 from fastgrad.weights import draw
