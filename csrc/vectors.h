@@ -12,13 +12,14 @@
 #define FG_PASTE_(a, b, c) a##_##b##_##c
 #define FG_PASTE(a, b, c) FG_PASTE_(a, b, c)
 
-/* Loops over the registers of a tile: the compiler must unroll them whole, or the tile lives in memory. */
+/* Loops over the registers of a tile: the compiler must unroll them whole, or the tile lives in memory. Four turns: a loop whose counting shows
+ * beside its work. */
 #if defined(__clang__)
 #define FG_UNROLL _Pragma("clang loop unroll(full)")
 #define FG_FOUR_TURNS _Pragma("clang loop unroll_count(4)")
 #else
 #define FG_UNROLL _Pragma("GCC unroll 32")
-#define FG_FOUR_TURNS _Pragma("GCC unroll 4")   /* of a loop whose counting shows beside its work */
+#define FG_FOUR_TURNS _Pragma("GCC unroll 4")
 #endif
 
 /* CALL(n) with n a constant equal to the variable nv, 1 <= nv <= most. FG_ONE_COPY, for sanitizers, leaves nv a variable: the

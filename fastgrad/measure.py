@@ -120,7 +120,7 @@ def measure(
         True: a bar on stderr for what takes longer than two seconds. A callable gets `Progress`.
     weights : dict of arrays, optional
         Given weights under PyTorch's names (``0.weight`` … of an ``nn.Sequential``; ``weight_ih_l0`` …): realizations then differ in inputs
-        and v only.
+        and v only. They may be read where they lie, so nobody may change them before the call returns.
     probes : int
         Independent directions v sent back through each realization, all through the same weights: gradients get a dimension ``probe``.
         More than one needs ``method="conditional"``.

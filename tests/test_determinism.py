@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
@@ -11,7 +12,7 @@ import pytest
 from comparisons import bytes_of
 
 import fastgrad as fg
-from fastgrad.engine import aligned, recurrent_problem
+from fastgrad.engine import aligned, mlp_problem, recurrent_problem
 from fastgrad.engine.blocks import blocks_of, engine_of, run_task
 from fastgrad.engine.setup import make_task
 from fastgrad.engine.trace import trace
@@ -288,6 +289,44 @@ def test_given_weights_wherever_they_lie(dtype):
     traced = trace(network, weights=as_they_may_come["inside lines"], rng=1, dtype=dtype)
     for one, array in zip(traced["weight"], exact.values(), strict=True):
         np.testing.assert_array_equal(one, array.astype(np.float64))
+
+
+def test_given_weights_are_copied_only_where_it_pays():
+    """For many inputs, and only if moving a matrix lets its rows start at cache lines."""
+    matrices = {64: np.ones((64, 64), np.float32), 30: np.ones((30, 30), np.float32)}
+    for width, moved, shared, copied in ((64, 0, True, False), (64, 3, False, False), (64, 3, True, True), (30, 3, True, False)):
+        arrays = [_moved(matrices[width], moved) for _ in range(3)]
+        addresses, weights = mlp_problem._addresses(arrays, np.float32, shared)
+        assert (weights.size > 0) == copied, (width, moved, shared)
+        if copied:
+            assert not (addresses % 64).any()
+        else:
+            assert list(addresses) == [array.ctypes.data for array in arrays]
+    odd, weights = mlp_problem._addresses([_between_numbers(matrices[64])], np.float32, False)
+    assert weights.size > 0
+    assert odd[0] % 64 == 0
+    whole = make_task(fg.MLP(2, 64), rng=0, weights={f"{k}.weight": matrices[64] for k in range(2)})[0]
+    assert not mlp_problem._by_many(whole, 31)
+    assert mlp_problem._by_many(whole, 32)  # 63 and more realizations: each of their blocks has as many
+
+
+def test_given_weights_outlive_whoever_gave_them():
+    """A task keeps them alive, in threads and in processes, whose copies lie elsewhere."""
+    network = fg.MLP(60, 64, activation="softplus")
+    drawn = np.random.default_rng(8).standard_normal((60, 64, 64)).astype(np.float32) / 8
+    weights = {f"{k}.weight": _moved(array, 3) for k, array in enumerate(drawn)}
+    want = fg.measure(network, weights=weights, realizations=300, rng=2, threads=1)
+    assert_same_bytes(fg.measure(network, weights=weights, realizations=300, rng=2, threads=2), want)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert_same_bytes(fg.measure(network, weights=weights, realizations=300, rng=2, executor=pool), want)
+    task, _ = make_task(network, rng=2, weights=weights)
+    weights.clear()
+    gc.collect()
+    for first in (0, 100, 7):
+        block = engine_of(task).run(task, first, 3)
+        filler = [np.full((64, 64), np.nan, np.float32) for _ in range(60)]  # where they would have been
+        np.testing.assert_array_equal(block.arrays["gradient_log_norm"], want.gradient_log_norm.values[first : first + 3])
+        del filler
 
 
 def _between_numbers(array):

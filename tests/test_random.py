@@ -13,10 +13,13 @@ import randomgen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgrad.engine import draws, random
+import fastgrad as fg
+from fastgrad.engine import draws, random, recurrent_problem
+from fastgrad.engine.compile import kernel as compile_kernel
 from fastgrad.engine.draws import CONSTANT, NORMAL, ORTHOGONAL, SLACK, UNIFORM, matrix_drawer, prepare
 from fastgrad.engine.random import Role, Roles, address, panel_counters, panel_rows, philox
 from fastgrad.engine.seeds import key_of, seed_sequence, seed_text
+from fastgrad.engine.setup import make_task
 from fastgrad.jit import KERNEL_OPTIONS
 
 u32 = np.uint32
@@ -337,3 +340,56 @@ def test_what_is_no_seed_gets_a_sentence(wrong):
     with pytest.raises((TypeError, ValueError), match=r"^rng=.* is not allowed: rng must be a non-negative int, ") as caught:
         seed_sequence(wrong)
     assert "\n" not in str(caught.value)
+
+
+# --- recurrent nets' weights ---------------------------------------------------------------------------------------------------------
+
+
+def draw_alone(out, rows, columns, kind, scale, where, key, drawer):
+    if rows > 0:
+        draws.draw_matrix(out, rows, columns, kind, scale, where, key, drawer)
+    else:
+        draws.draw_vector(out, columns, kind, scale, where, key)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("law", ["pytorch_default", fg.Normal(1.5), fg.Constant(0.25), "orthogonal"])
+def test_weights_drawn_where_they_stay_are_those_of_their_addresses(law, dtype):
+    """What is drawn beyond one gate's matrix or one layer's bias must not be left in another, nor go beyond the room behind the last."""
+    alone = compile_kernel(draw_alone, counts_references=False)
+    number = np.dtype(dtype).type
+    for make in (fg.RNN, fg.LSTM, fg.GRU):
+        for width, features in ((1, 1), (2, 3), (3, 1), (5, 3)):
+            biases = {} if law == "pytorch_default" else {"bias_std": 0.5}
+            task, _ = make_task(make(4, width, layers=3, input_width=features, weights=law, input_weights=law, **biases), rng=9, dtype=dtype)
+            weights, inputs = recurrent_problem._weights(task), recurrent_problem._inputs(task)
+            for array in (weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases):
+                array.base[...] = 0xA5
+            cell = recurrent_problem._cell(task.network, dtype)
+            work = recurrent_problem.work_arrays(weights, inputs, cell, keep_d_pre=False)
+            recurrent_problem._run(task, cell, weights, work, recurrent_problem._block(task, inputs, 6, 1))
+
+            def expected(rows, columns, kind, scale, role, part, layer, drawer, task=task):
+                out = np.empty(max(rows, 1) * columns + draws.SLACK, number)
+                alone(out, rows, columns, kind, number(scale), address(role, part, layer, 6), task.key_words, drawer)
+                return out[: max(rows, 1) * columns]
+
+            gates = task.network.gates
+            for layer in range(3):
+                below = weights.input_first if layer == 0 else weights.input_rest[layer - 1]
+                for gate in range(gates):
+                    rows = slice(gate * width, (gate + 1) * width)
+                    want = expected(width, width, weights.recurrent_kind, weights.recurrent_scale, Role.WEIGHT, gate, layer, weights.recurrent_drawer)
+                    np.testing.assert_array_equal(weights.recurrent[layer, rows].ravel(), want)
+                    laws = weights.input_kind, weights.input_scales[layer], Role.INPUT_WEIGHT, gate, layer, weights.input_drawer
+                    np.testing.assert_array_equal(below[rows].ravel(), expected(width, below.shape[1], *laws))
+                laws = weights.bias_kind, weights.bias_scale
+                want = expected(0, gates * width, *laws, Role.INPUT_BIAS, 0, layer, 0)
+                np.testing.assert_array_equal(weights.input_biases[layer], want)
+                want = expected(0, gates * width, *laws, Role.BIAS, 0, layer, 0) if weights.both_biases else 0 * want
+                np.testing.assert_array_equal(weights.biases[layer], want)
+            for array in (weights.recurrent, weights.input_first, weights.input_rest, weights.biases, weights.input_biases):
+                start = array.ctypes.data - array.base.ctypes.data
+                end = start + array.nbytes + draws.SLACK * array.itemsize
+                assert (array.base[:start] == 0xA5).all()
+                assert (array.base[end:] == 0xA5).all()

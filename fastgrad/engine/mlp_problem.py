@@ -36,25 +36,22 @@ def _offsets(sizes: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
 
 
-SHARED_BY = 64  # rows of inputs: for fewer it does not pay to copy weights to where cache lines start
-
-
-def _at_lines(arrays: Any, number: Any) -> bool:
-    """Whether kernels can read the arrays where they are, and as fast as they ever could."""
-    return _in_place(arrays, number) and not any(array.ctypes.data % LINE for array in arrays)
-
-
 def _in_place(arrays: Any, number: Any) -> bool:
     """Whether kernels can read the arrays where they are."""
     return all(array.dtype == number and array.flags.c_contiguous and array.flags.aligned for array in arrays)
 
 
-def _addresses(arrays: Any, number: Any, rows: int) -> tuple[Any, Any]:
-    """(addresses of given weights, the array that they lie in, or an empty one): where they are, or copied to starts of cache lines.
+def _better_at_lines(array: Any) -> bool:
+    """Whether rows start inside cache lines and would not, were the matrix moved: products of many inputs then take twice as long."""
+    return bool(array.ctypes.data % LINE and not array.strides[0] % LINE)
 
-    Products of many inputs take twice as long with rows that start inside a line; copying costs as much as reading the weights for some 50 inputs.
+
+def _addresses(arrays: Any, number: Any, shared: bool) -> tuple[Any, Any]:
+    """(addresses of given weights, the array that they lie in, or an empty one): where they are, or copied behind one another.
+
+    Copying costs as much as such rows cost some 50 inputs.
     """
-    if _at_lines(arrays, number) or (rows < SHARED_BY and _in_place(arrays, number)):
+    if _in_place(arrays, number) and not (shared and any(map(_better_at_lines, arrays))):
         return np.array([array.ctypes.data for array in arrays], dtype=np.int64), np.empty(0, dtype=number)
     starts = _offsets([whole_lines(array.size) for array in arrays])
     weights = aligned_empty(int(starts[-1]), number)
@@ -63,8 +60,14 @@ def _addresses(arrays: Any, number: Any, rows: int) -> tuple[Any, Any]:
     return weights.ctypes.data + starts[:-1] * weights.itemsize, weights
 
 
-def layers_of(task: Task, rows: int = 1) -> Layers:
-    """The network as the kernel sees it; ``rows``: how many inputs are known to go through given weights, which ``task`` keeps alive."""
+def _by_many(task: Task, count: int) -> bool:
+    """Whether a block of ``count`` realizations tells that given weights serve many inputs: of several blocks, each is at least half full."""
+    batch = 1 if task.inputs is None else task.inputs.shape[0]
+    return count * batch >= max(8, together(task) * batch // 2)
+
+
+def layers_of(task: Task, shared: bool = False) -> Layers:
+    """The network as the kernel sees it; ``shared``: many inputs go through given weights, which ``task`` keeps alive."""
     network = task.network
     assert isinstance(network, MLP)
     widths = np.array(network.widths, dtype=np.int64)
@@ -75,7 +78,7 @@ def layers_of(task: Task, rows: int = 1) -> Layers:
     addresses = np.zeros(network.depth, dtype=np.int64)
     if task.weights is not None:
         assert isinstance(task.weights, FittedMLP)
-        addresses, weights = _addresses(task.weights.weights, task.number, rows)
+        addresses, weights = _addresses(task.weights.weights, task.number, shared)
         biases = np.concatenate(task.weights.biases).astype(task.number)
     return Layers(
         widths=widths,
@@ -141,7 +144,7 @@ def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     block = _block(task, first, count)
 
     def prepare() -> tuple[Layers, Work]:
-        layers = shared_once(task, lambda: layers_of(task, count * block.inputs.shape[0]))
+        layers = shared_once(task, lambda: layers_of(task, _by_many(task, count)))
         return layers, work_arrays(layers, block.inputs.shape[0], block.together, task.keep)
 
     layers, work = prepared_once(task, prepare)
@@ -209,8 +212,7 @@ def workspace_bytes(task: Task) -> int:
     width = network.width or max(network.widths)
     stored = 0 if task.weights is not None else weights if task.keep else matrix
     if task.weights is not None:
-        assert isinstance(task.weights, FittedMLP)
-        stored = 0 if _at_lines(task.weights.weights, task.number) else weights  # a copy, for many inputs
+        stored = weights  # a copy where rows start inside cache lines; what an executor's process is sent
     # Haar matrices are made beside the weights.
     extra = matrix if task.weights is None and draw(network.weights, 1, 1).kind == "orthogonal" else 0
     places = together(task)

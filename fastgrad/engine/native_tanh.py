@@ -35,5 +35,5 @@ def native_sums_address(activation: str, dtype: str) -> int | None:
 
 
 def native_elman_address(activation: str, dtype: str) -> int | None:
-    """Address of the C loop that `forward_units` calls for a simple recurrent cell with this activation, or None."""
+    """Address of the C loop that `forward_units` calls for a simple recurrent cell with this activation, or None: also with a library without it."""
     return _address(activation, dtype, 2)

@@ -45,7 +45,11 @@ class Weights(NamedTuple):
 
 @register_jitable(error_model="numpy")
 def _draw_gates(drawer, out, gates, columns, kind, spread, role, layer, realization, key):
-    """One matrix (H, columns) per gate, behind one another in the vector out. What is drawn beyond the end of one, the next overwrites."""
+    """One matrix (H, columns) per gate, behind one another in the vector out.
+
+    A panel's surplus, up to 3 numbers, goes beyond a matrix's end in memory, not in its view: into the next gate or stacked layer, which must be
+    drawn later, or into the room behind the last.
+    """
     size = out.size // gates
     for gate in range(gates):
         one = vector_at(out, gate * size, size)
@@ -59,7 +63,7 @@ def _draw_bias(one, out, weights, role, layer, realization, key):
 
 @register_jitable(error_model="numpy")
 def draw_weights(one, weights, gates, realization, key):
-    """All weights and biases of one realization, into the arrays of ``weights``."""
+    """All weights and biases of one realization, into the arrays of ``weights``, in the order in which they lie there (`_draw_gates`)."""
     stacked, rows, width = weights.recurrent.shape
     size = rows * width
     for layer in range(stacked):

@@ -1,6 +1,7 @@
 """The same numbers as a vector or as a matrix, without ``reshape`` or slices: Numba compiles up to a second of checks and messages into those.
 
-Nothing is checked; arrays must be contiguous. ``as_matrix`` and ``vector_at`` take a C pointer too, in compiled code. These functions are not
+Nothing is checked; arrays must be contiguous. ``as_matrix`` and ``vector_at`` take a C pointer too, in compiled code,
+``matrix_by_address`` an integer: of such memory nobody but its owner knows when it goes. These functions are not
 compiled: each call becomes a handful of instructions in its caller.
 """
 
