@@ -279,7 +279,7 @@ def test_given_weights_wherever_they_lie(dtype):
         "turned bytes": {name: array.astype(array.dtype.newbyteorder()) for name, array in exact.items()},
     }
     network = fg.MLP(widths=widths)
-    for realizations in (1, 70):
+    for realizations in (1, 130):
         results = {}
         for name, weights in as_they_may_come.items():
             results[name] = fg.measure(network, weights=weights, realizations=realizations, rng=1, dtype=dtype, threads=1)
@@ -305,9 +305,12 @@ def test_given_weights_are_copied_only_where_it_pays():
     odd, weights = mlp_problem._addresses([_between_numbers(matrices[64])], np.float32, False)
     assert weights.size > 0
     assert odd[0] % 64 == 0
-    whole = make_task(fg.MLP(2, 64), rng=0, weights={f"{k}.weight": matrices[64] for k in range(2)})[0]
-    assert not mlp_problem._by_many(whole, 31)
-    assert mlp_problem._by_many(whole, 32)  # 63 and more realizations: each of their blocks has as many
+    weights = {f"{k}.weight": _moved(matrices[64], 3) for k in range(2)}
+    layers = mlp_problem._SharedLayers(make_task(fg.MLP(2, 64), rng=0, weights=weights)[0])
+    assert layers.for_inputs(99).weights.size == 0
+    assert layers.for_inputs(100).weights.size == 2 * 64 * 64
+    assert layers.for_inputs(200) is layers.for_inputs(100)
+    assert layers.for_inputs(1).weights.size == 0
 
 
 def test_given_weights_outlive_whoever_gave_them():

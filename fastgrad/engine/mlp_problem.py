@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -58,12 +59,6 @@ def _addresses(arrays: Any, number: Any, shared: bool) -> tuple[Any, Any]:
     for start, array in zip(starts, arrays, strict=False):
         weights[start : start + array.size] = array.ravel()
     return weights.ctypes.data + starts[:-1] * weights.itemsize, weights
-
-
-def _by_many(task: Task, count: int) -> bool:
-    """Whether a block of ``count`` realizations tells that given weights serve many inputs: of several blocks, each is at least half full."""
-    batch = 1 if task.inputs is None else task.inputs.shape[0]
-    return count * batch >= max(8, together(task) * batch // 2)
 
 
 def layers_of(task: Task, shared: bool = False) -> Layers:
@@ -139,15 +134,36 @@ def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 
+MANY = 100  # inputs that have gone through given weights: for fewer, what a copy costs would not come back
+
+
+class _SharedLayers:
+    """The layers of one task in this process: as they are, and with given weights copied once that has become worth while."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._lock = threading.Lock()
+        self._layers = layers_of(task)
+        self._shared: Layers | None = None
+
+    def for_inputs(self, count: int) -> Layers:
+        """What to run when ``count`` inputs, those before it included, are known to take part."""
+        if self._task.weights is None or count < MANY:
+            return self._layers
+        with self._lock:
+            if self._shared is None:
+                self._shared = layers_of(self._task, shared=True)
+            return self._shared
+
+
 def run_dense_mlp(task: Task, first: int, count: int) -> BlockResult:
     """Run realizations first … first + count - 1."""
     block = _block(task, first, count)
-
-    def prepare() -> tuple[Layers, Work]:
-        layers = shared_once(task, lambda: layers_of(task, _by_many(task, count)))
-        return layers, work_arrays(layers, block.inputs.shape[0], block.together, task.keep)
-
-    layers, work = prepared_once(task, prepare)
+    batch = block.inputs.shape[0]
+    layers = shared_once(task, lambda: _SharedLayers(task)).for_inputs((first + count) * batch)
+    work = prepared_once(task, lambda: work_arrays(layers, batch, block.together, task.keep))
+    if layers.given:  # this block's may lie elsewhere than the first's
+        work = work._replace(weight_addresses=layers.weight_addresses)
     return _run(task, layers, block, work)
 
 
