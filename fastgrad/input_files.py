@@ -83,7 +83,7 @@ def check_inputs(network: Network, inputs: object) -> NDArray[np.float64]:
     if len(bad):
         place = ", ".join(map(str, bad[0]))
         value = numbers[tuple(bad[0])]
-        raise ValueError(f"inputs[{place}] is {value}: every input must be finite ({len(bad):,} are not)")
+        raise ValueError(f"inputs[{place}] is {value}: every input must be finite ({len(bad):,} {'is' if len(bad) == 1 else 'are'} not)")
     return result
 
 

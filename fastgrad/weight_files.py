@@ -277,7 +277,7 @@ def _ready(key: str, array: Array, dtype: DTypeLike) -> Array:
     if not np.isfinite(array).all():
         bad = np.argwhere(~np.isfinite(array))
         place, value = ", ".join(map(str, bad[0])), array[tuple(bad[0])]
-        rest = f"every weight must be finite ({len(bad):,} are not)"
+        rest = f"every weight must be finite ({len(bad):,} {'is' if len(bad) == 1 else 'are'} not)"
         raise ValueError(f"weights[{key!r}][{place}] is {value}: {rest}")
     with np.errstate(over="ignore"):  # reported in the next lines
         ready = np.ascontiguousarray(array, dtype=dtype)

@@ -316,7 +316,7 @@ def test_inputs_may_be_lists_and_tensors() -> None:
         (RNN_7_3, np.zeros((5, 2, 3)), "did you mean steps=5?"),
         (RNN_7_3, np.zeros((7, 0, 3)), "it is empty"),
         (RNN(7, 1), np.zeros(7), "did you mean inputs[:, None]?"),
-        (MLP_3, np.array([1, np.nan, 3]), "inputs[1] is nan: every input must be finite (1 are not)"),
+        (MLP_3, np.array([1, np.nan, 3]), "inputs[1] is nan: every input must be finite (1 is not)"),
         (MLP_3, np.array([[1, 2, 3], [0, -np.inf, np.inf]]), "inputs[1, 1] is -inf"),
         (RNN_7_3, np.full((7, 3), np.nan), "inputs[0, 0] is nan: every input must be finite (21 are not)"),
         (MLP_3, np.zeros(3, complex), "inputs has dtype complex128, expected real numbers"),
