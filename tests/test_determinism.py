@@ -12,7 +12,7 @@ import pytest
 from comparisons import bytes_of
 
 import fastgrad as fg
-from fastgrad.engine import aligned, mlp_problem, recurrent_problem
+from fastgrad.engine import aligned, given_weights, mlp_problem, recurrent_problem
 from fastgrad.engine.blocks import blocks_of, engine_of, run_task
 from fastgrad.engine.setup import make_task
 from fastgrad.engine.trace import trace
@@ -296,13 +296,13 @@ def test_given_weights_are_copied_only_where_it_pays():
     matrices = {64: np.ones((64, 64), np.float32), 30: np.ones((30, 30), np.float32)}
     for width, moved, shared, copied in ((64, 0, True, False), (64, 3, False, False), (64, 3, True, True), (30, 3, True, False)):
         arrays = [_moved(matrices[width], moved) for _ in range(3)]
-        addresses, weights = mlp_problem._addresses(arrays, np.float32, shared)
+        addresses, weights = given_weights.addresses_of(arrays, np.float32, shared)
         assert (weights.size > 0) == copied, (width, moved, shared)
         if copied:
             assert not (addresses % 64).any()
         else:
             assert list(addresses) == [array.ctypes.data for array in arrays]
-    odd, weights = mlp_problem._addresses([_between_numbers(matrices[64])], np.float32, False)
+    odd, weights = given_weights.addresses_of([_between_numbers(matrices[64])], np.float32, False)
     assert weights.size > 0
     assert odd[0] % 64 == 0
     weights = {f"{k}.weight": _moved(matrices[64], 3) for k in range(2)}
@@ -311,6 +311,9 @@ def test_given_weights_are_copied_only_where_it_pays():
     assert layers.for_inputs(100).weights.size == 2 * 64 * 64
     assert layers.for_inputs(200) is layers.for_inputs(100)
     assert layers.for_inputs(1).weights.size == 0
+    weights = {f"{k}.weight": _between_numbers(matrices[64]) for k in range(2)}  # copied from the start, and not again
+    layers = mlp_problem._SharedLayers(make_task(fg.MLP(2, 64), rng=0, weights=weights)[0])
+    assert layers.for_inputs(200) is layers.for_inputs(1)
 
 
 def test_given_weights_outlive_whoever_gave_them():

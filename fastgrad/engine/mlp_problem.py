@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastgrad.activations import ACTIVATIONS
-from fastgrad.engine.aligned import LINE, aligned_empty, whole_lines
 from fastgrad.engine.dense_mlp import VARIABLES, Block, Layers, Phi, Work, group_size, mlp_kernel, work_arrays
 from fastgrad.engine.draws import KINDS, NORMAL, UNIFORM, matrix_drawer, prepare
+from fastgrad.engine.given_weights import MANY, addresses_of
 from fastgrad.engine.pointwise import activation_address
 from fastgrad.engine.room import prepared_once, shared_once
 from fastgrad.engine.shared_norms import prepare_norms
@@ -33,32 +33,8 @@ def bias_law(network: MLP, fan_in: int) -> tuple[int, float]:
     return NORMAL, 0.0
 
 
-def _offsets(sizes: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _offsets(sizes: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-
-
-def _in_place(arrays: Any, number: Any) -> bool:
-    """Whether kernels can read the arrays where they are."""
-    return all(array.dtype == number and array.flags.c_contiguous and array.flags.aligned for array in arrays)
-
-
-def _better_at_lines(array: Any) -> bool:
-    """Whether rows start inside cache lines and would not, were the matrix moved: products of many inputs then take twice as long."""
-    return bool(array.ctypes.data % LINE and not array.strides[0] % LINE)
-
-
-def _addresses(arrays: Any, number: Any, shared: bool) -> tuple[Any, Any]:
-    """(addresses of given weights, the array that they lie in, or an empty one): where they are, or copied behind one another.
-
-    Copying costs as much as such rows cost some 50 inputs.
-    """
-    if _in_place(arrays, number) and not (shared and any(map(_better_at_lines, arrays))):
-        return np.array([array.ctypes.data for array in arrays], dtype=np.int64), np.empty(0, dtype=number)
-    starts = _offsets([whole_lines(array.size) for array in arrays])
-    weights = aligned_empty(int(starts[-1]), number)
-    for start, array in zip(starts, arrays, strict=False):
-        weights[start : start + array.size] = array.ravel()
-    return weights.ctypes.data + starts[:-1] * weights.itemsize, weights
 
 
 def layers_of(task: Task, shared: bool = False) -> Layers:
@@ -73,7 +49,7 @@ def layers_of(task: Task, shared: bool = False) -> Layers:
     addresses = np.zeros(network.depth, dtype=np.int64)
     if task.weights is not None:
         assert isinstance(task.weights, FittedMLP)
-        addresses, weights = _addresses(task.weights.weights, task.number, shared)
+        addresses, weights = addresses_of(task.weights.weights, task.number, shared)
         biases = np.concatenate(task.weights.biases).astype(task.number)
     return Layers(
         widths=widths,
@@ -134,9 +110,6 @@ def _run(task: Task, layers: Layers, block: Block, work: Work) -> BlockResult:
     return BlockResult(dict(zip(task.variables, out, strict=True)), left)
 
 
-MANY = 100  # inputs that have gone through given weights: for fewer, what a copy costs would not come back
-
-
 class _SharedLayers:
     """The layers of one task in this process: as they are, and with given weights copied once that has become worth while."""
 
@@ -148,7 +121,7 @@ class _SharedLayers:
 
     def for_inputs(self, count: int) -> Layers:
         """What to run when ``count`` inputs, those before it included, are known to take part."""
-        if self._task.weights is None or count < MANY:
+        if self._task.weights is None or count < MANY or self._layers.weights.size:  # the last: a copy already
             return self._layers
         with self._lock:
             if self._shared is None:
