@@ -29,7 +29,7 @@ if sys.platform == "win32":
 WHERE_UNDERSTOOD = ["-Wa,-mbranches-within-32B-boundaries"] if platform.machine() == "x86_64" else []
 
 HEADERS = ["products.h", "normals.h", "tanh.h", "vectors.h", "wide.h"]
-PARTS = ["both_formats.inc", "lanes.inc", "transposed.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc"]
+PARTS = ["both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc"]
 
 
 class OptionalBuild(build_ext):

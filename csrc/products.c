@@ -49,6 +49,10 @@
 
 #define FG_PASS_TRANSPOSED B, M, K, P, ldp, X, xb, xk, out, yb, accumulate
 #define FG_PASS_DOT B, M, K, A, lda, X, xb, out, yb, accumulate
+#define FG_PASS_FORWARD                                                                                             \
+    P, hidden, pre, state, local, cell, count, B, H, M, ldp, pre_width, local_width, gap, paired, turned, turning
+#define FG_PASS_BACKWARD                                                                                            \
+    P, gradient, local, d_pre, total, cell, count, B, H, M, ldp, pre_width, local_width, gap, size, d_pre_gap, whole, turned, turning, window
 
 #endif
 
@@ -57,6 +61,10 @@ CHOOSE(void, transposed_f32, FG_TRANSPOSED_ARGS(float))
 CHOOSE(void, transposed_f64, FG_TRANSPOSED_ARGS(double))
 CHOOSE(void, dot_f32, FG_DOT_ARGS(float))
 CHOOSE(void, dot_f64, FG_DOT_ARGS(double))
+CHOOSE(void, forward_steps_f32, FG_FORWARD_STEPS_ARGS(float))
+CHOOSE(void, forward_steps_f64, FG_FORWARD_STEPS_ARGS(double))
+CHOOSE(int64_t, backward_steps_f32, FG_BACKWARD_STEPS_ARGS(float))
+CHOOSE(int64_t, backward_steps_f64, FG_BACKWARD_STEPS_ARGS(double))
 CHOOSE(double, outer_f32, FG_OUTER_ARGS(float))
 CHOOSE(double, outer_f64, FG_OUTER_ARGS(double))
 CHOOSE(void, layer_sums_f32, FG_SUMS_ARGS(float))
@@ -66,6 +74,10 @@ void fg1_transposed_f32(FG_TRANSPOSED_ARGS(float)) { transposed_f32_base(FG_PASS
 void fg1_transposed_f64(FG_TRANSPOSED_ARGS(double)) { transposed_f64_base(FG_PASS_TRANSPOSED); }
 void fg1_dot_f32(FG_DOT_ARGS(float)) { dot_f32_base(FG_PASS_DOT); }
 void fg1_dot_f64(FG_DOT_ARGS(double)) { dot_f64_base(FG_PASS_DOT); }
+void fg1_forward_steps_f32(FG_FORWARD_STEPS_ARGS(float)) { forward_steps_f32_base(FG_PASS_FORWARD); }
+void fg1_forward_steps_f64(FG_FORWARD_STEPS_ARGS(double)) { forward_steps_f64_base(FG_PASS_FORWARD); }
+int64_t fg1_backward_steps_f32(FG_BACKWARD_STEPS_ARGS(float)) { return backward_steps_f32_base(FG_PASS_BACKWARD); }
+int64_t fg1_backward_steps_f64(FG_BACKWARD_STEPS_ARGS(double)) { return backward_steps_f64_base(FG_PASS_BACKWARD); }
 double fg1_outer_f32(FG_OUTER_ARGS(float)) { return outer_f32_base(B, M, N, D, X); }
 double fg1_outer_f64(FG_OUTER_ARGS(double)) { return outer_f64_base(B, M, N, D, X); }
 void fg1_layer_sums_f32(FG_SUMS_ARGS(float)) { layer_sums_f32_base(rows, n, ld, H, X, S, W, sums, lds); }

@@ -9,9 +9,8 @@
 /* x[j] = tanh(h[j] + bias[j]), slope[j] = 1 / cosh^2 of it, j < n: the arguments of every activation loop (fastgrad/engine/pointwise.py). */
 #define FG_TANH_ARGS const float *h, const float *bias, float *x, float *slope, int64_t n
 
-/* One step of the simple recurrent cell: new_state[j] = tanh(pre[j]), local[j] its slope; the arguments of every cell's forward loop (pointwise.py). */
-#define FG_TANH_CELL_ARGS                                                                                           \
-    const float *pre, const float *state, float *new_state, float *local, int64_t n, int64_t gap, int64_t paired
+/* One step of the simple recurrent cell: new_state[j] = tanh(pre[j]), local[j] its slope; the arguments of every cell's forward loop. */
+#define FG_TANH_CELL_ARGS FG_CELL_FORWARD_ARGS(float)
 
 /* sums[j*lds + r] as in products.h, of rows r with h = spread[r] Z[r] and x = tanh(h). */
 #define FG_TANH_SUMS_ARGS                                                                                           \

@@ -19,21 +19,23 @@ from numba.extending import intrinsic, lower_builtin
 WORD = ir.IntType(64)
 
 
-def caller(*arguments: types.Type) -> Any:
-    """A function ``call(address, (…))`` for compiled code, which calls a C function returning nothing at ``address``.
+def caller(*arguments: types.Type, returns: types.Type = types.void) -> Any:
+    """A function ``call(address, (…))`` for compiled code, which calls the C function at ``address``.
 
     Parameters
     ----------
     *arguments
         Numba types of the C function's arguments. Where a type is ``voidptr``, the call takes an array, whose address is passed, or an
         integer (``array.ctypes.data``).
+    returns
+        Of what it returns.
     """
 
     @intrinsic
     def call(typingctx, address, values):
         def codegen(context, builder, signature, args):
             llvm_types = [context.get_value_type(wanted) for wanted in arguments]
-            function_type = ir.FunctionType(ir.VoidType(), llvm_types)
+            function_type = ir.FunctionType(ir.VoidType() if returns == types.void else context.get_value_type(returns), llvm_types)
             function = builder.inttoptr(args[0], function_type.as_pointer())
             passed = []
             for position, (wanted, given) in enumerate(zip(arguments, signature.args[1].types, strict=True)):
@@ -44,10 +46,10 @@ def caller(*arguments: types.Type) -> Any:
                     passed.append(builder.inttoptr(value, llvm_types[position]))
                 else:
                     passed.append(context.cast(builder, value, given, wanted))
-            builder.call(function, passed)
-            return context.get_dummy_value()
+            value = builder.call(function, passed)
+            return context.get_dummy_value() if returns == types.void else value
 
-        return types.void(types.int64, values), codegen
+        return returns(types.int64, values), codegen
 
     return call
 

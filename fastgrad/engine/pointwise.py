@@ -29,8 +29,9 @@ VECTOR, TWO_VECTORS = 16, 32  # numbers in one and two of the widest vectors, of
 _keep_alive: list[Any] = []  # compiled code lives as long as its Python object
 
 
-def _address(function: Any, dtype: str, pointers: int, sizes: int) -> int:
-    signature = types.void(*[types.CPointer(_NUMBERS[dtype])] * pointers, *[types.int64] * sizes)
+def c_function_address(function: Any, dtype: str, pointers: int, sizes: int, returns: Any = types.void) -> int:
+    """Address of a function compiled for C: pointers to numbers, then sizes."""
+    signature = returns(*[types.CPointer(_NUMBERS[dtype])] * pointers, *[types.int64] * sizes)
     compiled = entry_point(function, signature, counts_references=False)
     _keep_alive.append(compiled)
     return int(compiled.address)
@@ -85,7 +86,7 @@ def numba_activation_address(activation: str, dtype: str) -> int:
             store(x, j, y, 0)
             store(slope, j, d, 1)
 
-    return _address(activation_loop, dtype, 4, 1)
+    return c_function_address(activation_loop, dtype, 4, 1)
 
 
 # --- cells -------------------------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def numba_forward_address(cell: Cell, dtype: str) -> int:
             store_rows(local, n, j, derivatives, 2)
         rest_in_a_mask()
 
-    return _address(cell_forward_loop, dtype, 4, 3)
+    return c_function_address(cell_forward_loop, dtype, 4, 3)
 
 
 def numba_backward_address(cell: Cell, dtype: str) -> int:
@@ -173,4 +174,4 @@ def numba_backward_address(cell: Cell, dtype: str) -> int:
             store_rows(before, gap, j, d_state, 0)
             store_second(total, j, through, 8)
 
-    return _address(cell_backward_loop, dtype, 5, 3)
+    return c_function_address(cell_backward_loop, dtype, 5, 3)

@@ -14,6 +14,7 @@ from fastgrad.engine.pointwise import cell_addresses, cell_of
 from fastgrad.engine.recurrent_weights import Weights
 from fastgrad.engine.room import prepared_once
 from fastgrad.engine.shared_norms import prepare_norms
+from fastgrad.engine.steps import step_addresses
 from fastgrad.engine.task import BlockResult, Task
 from fastgrad.engine.through_time import CellInfo
 from fastgrad.engine.unrolled import Block, Work, steps_at_once, unrolled_kernel, work_arrays
@@ -112,10 +113,12 @@ def _cell(network: Recurrent, dtype: str) -> CellInfo:
     cell = cell_of(network.kind, activation)
     if cell.recurrent_rows != tuple(range(network.gates)):
         raise ValueError(f"cell {cell.name!r}: recurrent_rows must be the first rows of pre, got {cell.recurrent_rows}")
-    code = cell_addresses(network.kind, activation, dtype)
+    code, steps = cell_addresses(network.kind, activation, dtype), step_addresses(dtype)
     return CellInfo(
         forward=code.forward,
         backward=code.backward,
+        forward_steps=steps.forward,
+        backward_steps=steps.backward,
         gates=network.gates,
         n_pre=cell.n_pre,
         n_states=cell.n_states,

@@ -23,19 +23,20 @@ from fastgrad.engine.parameter_gradients import (
     record_step,
     wants_parameters,
 )
-from fastgrad.engine.pointwise import backward_units, forward_units
 from fastgrad.engine.shared_norms import largest, log_norms_of, shift_exponent
-from fastgrad.engine.views import as_matrix, as_vector, columns_at, columns_turned, matrix_at, rows_turned, vector_at
+from fastgrad.engine.steps import backward_steps, forward_steps
+from fastgrad.engine.views import as_matrix, as_vector, columns_at, matrix_at, vector_at
 from fastgrad.jit import register_jitable
-
-NEAREST = 32 * 1024  # bytes of the cache that a core reads without waiting
 
 
 class CellInfo(NamedTuple):
-    """The cell as the kernel sees it: addresses of its loops (``pointwise.py``), numbers of its contract, where W_ih's gates go in pre."""
+    """The cell as the kernel sees it: addresses of its loops (``pointwise.py``) and of those over steps (``steps.py``), numbers of its contract,
+    where W_ih's gates go in pre."""
 
     forward: int
     backward: int
+    forward_steps: int
+    backward_steps: int
     gates: int
     n_pre: int
     n_states: int
@@ -117,18 +118,6 @@ def _record_gradients(out, columns, slots, k, layer, first, units, gradients, to
 
 
 @register_jitable(error_model="numpy")
-def _alternates(weights):
-    """Whether successive steps read the weights in opposite orders: what the nearest cache still holds of the last step is then read first."""
-    return weights.shape[0] * weights.shape[1] * weights.itemsize > NEAREST
-
-
-@register_jitable(error_model="numpy")
-def _recurrent_product(weights, x, out, turned):
-    """out += x (B, n) times weights (n, m), with the sum's terms in the opposite order if ``turned``."""
-    product_transposed(rows_turned(weights, turned), columns_turned(x, turned), out, True)
-
-
-@register_jitable(error_model="numpy")
 def _input_product(cell, width, u_transposed, x, bias, biased, pre):
     """pre (n, P H) = U x in the input rows, plus b unless the cell is homogeneous; x (n, N)."""
     rows = cell.gates * width
@@ -160,7 +149,6 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
     gap = (cell.n_states - 1) * (steps + 1) * units  # from a row of h to its row of c
     together = pre.size // (batch * pre_width)
     weights = columns_at(w_t, 0, cell.gates * width)
-    alternates = _alternates(weights)
     for s in range(cell.n_states):
         fill(vector_at(states, s * (steps + 1) * units, units), 0)
     exponents[0] = 0
@@ -169,26 +157,22 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
         count = together if together <= steps - first else steps - first
         now = as_matrix(pre, count * batch, pre_width)
         _input_product(cell, width, u_t, matrix_at(x, first * batch * features, count * batch, features), bias, biased, now)
-        for t in range(first, first + count):
-            now = matrix_at(pre, (t - first) * batch * pre_width, batch, pre_width)
-            exponent = 0
-            hidden = matrix_at(states, t * units, batch, width)
-            if cell.homogeneous:
-                exponent = _scaled_pre(now, bias, biased, as_vector(hidden), exponents[t], x_exponents[t], scaled)
-                hidden = as_matrix(scaled, batch, width)
-            _recurrent_product(weights, hidden, columns_at(now, 0, cell.gates * width), alternates and t % 2 == 1)
-            for b in range(batch):
-                forward_units(
-                    cell.forward, vector_at(now, b * pre_width, pre_width), vector_at(states, t * units + b * width, width),
-                    vector_at(states, (t + 1) * units + b * width, width), vector_at(local, (t * batch + b) * n_local, n_local), gap,
-                )  # fmt: skip
-            if cell.homogeneous:
+        if cell.homogeneous:
+            for t in range(first, first + count):
+                now = vector_at(pre, (t - first) * batch * pre_width, batch * pre_width)
+                state = vector_at(states, t * units, units)
+                exponent = _scaled_pre(as_matrix(now, batch, pre_width), bias, biased, state, exponents[t], x_exponents[t], scaled)
+                forward_steps(cell, 1, batch, weights, t, scaled, state, now, vector_at(local, t * batch * n_local, batch * n_local), gap)
                 h = vector_at(states, (t + 1) * units, units)
                 shift = excess(largest(h))
                 if shift != 0:
                     shift_exponent(h, -shift)
                     exponent += shift
-            exponents[t + 1] = exponent
+                exponents[t + 1] = exponent
+        else:
+            state = vector_at(states, first * units, units)
+            forward_steps(cell, count, batch, weights, first, state, state, pre, vector_at(local, first * batch * n_local, n_local), gap)
+            fill(vector_at(exponents, first + 1, count), 0)
         sizes = vector_at(logs, 0, count)
         log_norms_of(vector_at(states, (first + 1) * units, count * units), units, units, vector_at(exponents, first + 1, count), sizes)
         for i in range(count):
@@ -196,6 +180,16 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
                 return first + i + 1
             put(out, columns, slots, ACTIVATION, k, layer, first + i + 1, sizes[i])
     return -1
+
+
+@register_jitable(error_model="numpy")
+def _steps_alone(above_exponents, t, most):
+    """How many steps from step t back nothing is added to from above, the first of them aside; at most ``most``."""
+    most = most if most < t else t
+    count = 1
+    while count < most and above_exponents[t - count] == NOTHING:
+        count += 1
+    return count
 
 
 @register_jitable(error_model="numpy")
@@ -209,43 +203,43 @@ def backward_layer(
     the order of `Work`.
     """
     steps = x_exponents.size
-    width, gate_rows = w.shape[1], w.shape[0]
+    width = w.shape[1]
     units, pre_width, n_local, features = batch * width, cell.n_pre * width, cell.n_local * width, x.size // (steps * batch)
     size = cell.n_states * units
     gap = (cell.n_states - 1) * units
     d_pre_gap = batch * pre_width if d_pre.size > batch * pre_width else 0
-    alternates = _alternates(w)
     records_parameters = wants_parameters(columns)
     last = gradients.size // size - 1
     row = last
     gradient = vector_at(gradients, row * size, size)
     fill(gradient, 0)
     exponent = NOTHING
-    for t in range(steps, 0, -1):
+    t = steps
+    while t > 0:
         exponent = _add_from_above(gradient, exponent, vector_at(above, t * units, units), above_exponents[t])
-        before = vector_at(gradients, (row - 1) * size, size)
-        total = vector_at(totals, row * units, units)
-        d_now = matrix_at(d_pre, (t - 1) * d_pre_gap, batch, pre_width)
-        for b in range(batch):
-            backward_units(
-                cell.backward, vector_at(gradient, b * width, width), vector_at(local, ((t - 1) * batch + b) * n_local, n_local),
-                vector_at(d_now, b * pre_width, pre_width), vector_at(before, b * width, width), vector_at(total, b * width, width), gap,
-            )  # fmt: skip
-        gradient_exponents[t] = exponent
+        count = 1 if records_parameters else _steps_alone(above_exponents, t, row)
+        d_now = vector_at(d_pre, (t - 1) * d_pre_gap, batch * pre_width)
+        ran = backward_steps(
+            cell, count, batch, w, t, gradient, vector_at(local, (t - 1) * batch * n_local, n_local), d_now, d_pre_gap,
+            vector_at(totals, row * units, units), gap,
+        )  # fmt: skip
+        for i in range(abs(ran)):
+            gradient_exponents[t - i] = exponent
         if records_parameters:
             record_step(
-                out, columns, slots, cell.input_rows, k, layer, t, d_now, matrix_at(states, (t - 1) * units, batch, width),
-                matrix_at(x, (t - 1) * batch * features, batch, features), 0 if exponent == NOTHING else exponent,
-                exponents[t - 1], x_exponents[t - 1], rows,
+                out, columns, slots, cell.input_rows, k, layer, t, as_matrix(d_now, batch, pre_width),
+                matrix_at(states, (t - 1) * units, batch, width), matrix_at(x, (t - 1) * batch * features, batch, features),
+                0 if exponent == NOTHING else exponent, exponents[t - 1], x_exponents[t - 1], rows,
             )  # fmt: skip
-        _recurrent_product(w, columns_at(d_now, 0, gate_rows), as_matrix(before, batch, width), alternates and t % 2 == 1)
-        gradient = before
-        exponent = _renormalise(gradient, exponent)
-        row -= 1
-        if row > 0 and t > 1:
+        row -= abs(ran)
+        t -= abs(ran)
+        gradient = vector_at(gradients, row * size, size)
+        if ran < 0:
+            exponent = _renormalise(gradient, exponent)
+        if row > 0 and t > 0:
             continue
-        first, lowest = t, 1
-        if t == 1:  # then row holds step 0, which is recorded too
+        first, lowest = t + 1, 1
+        if t == 0:  # then row holds step 0, which is recorded too
             gradient_exponents[0] = exponent
             copy(vector_at(gradient, gap, units), vector_at(totals, row * units, units))
             first, lowest = 0, row
@@ -254,10 +248,10 @@ def backward_layer(
             out, columns, slots, k, layer, first, units, vector_at(gradients, lowest * size, count * size),
             vector_at(totals, lowest * units, count * units), vector_at(gradient_exponents, first, count), logs,
         )  # fmt: skip
-        if t > 1:
+        if t > 0:
             row = last
+            copy(gradient, vector_at(gradients, row * size, size))
             gradient = vector_at(gradients, row * size, size)
-            copy(before, gradient)
 
 
 @register_jitable(error_model="numpy")
