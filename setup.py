@@ -28,8 +28,8 @@ if sys.platform == "win32":
 # SKX102): whether a hot loop has one is chance, and cost the normals a fifth of their speed.
 WHERE_UNDERSTOOD = ["-Wa,-mbranches-within-32B-boundaries"] if platform.machine() == "x86_64" else []
 
-HEADERS = ["products.h", "normals.h", "tanh.h", "vectors.h", "wide.h"]
-PARTS = ["both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc"]
+HEADERS = ["products.h", "panels.h", "tanh.h", "vectors.h", "wide.h"]
+PARTS = ["both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc", "panels.inc"]
 
 
 class OptionalBuild(build_ext):
@@ -68,7 +68,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "fastgrad._native",
-            sources=["csrc/module.c", "csrc/products.c", "csrc/normals.c", "csrc/tanh.c", "csrc/tanh_sums.c"],
+            sources=["csrc/module.c", "csrc/products.c", "csrc/normals.c", "csrc/uniforms.c", "csrc/tanh.c", "csrc/tanh_sums.c"],
             depends=[f"csrc/{name}" for name in HEADERS + PARTS],
             define_macros=[LIMITED_API],
             extra_compile_args=FLAGS,

@@ -24,7 +24,7 @@ def installation() -> dict[str, str | int]:
     from fastgrad.engine.blocks import default_threads
     from fastgrad.engine.compile import cache_root
     from fastgrad.engine.native import HAVE_C
-    from fastgrad.engine.native_normals import HAVE_NORMALS
+    from fastgrad.engine.native_panels import HAVE_PANELS
     from fastgrad.measure import cpu_name
 
     return {
@@ -32,7 +32,7 @@ def installation() -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "c_extension": "in use" if HAVE_C else _why_no_c(),
-        "normals": "C, 512-bit vectors" if HAVE_NORMALS else "Numba",
+        "normals": "C, 512-bit vectors" if HAVE_PANELS else "Numba",
         "threads": default_threads(),
         "cpu": cpu_name(),
         "cache_folder": str(cache_root()),

@@ -118,6 +118,114 @@ CHECK_OUTER(double, f64, 2.3e-16)
 CHECK_SUMS(float, f32, 1.2e-7)
 CHECK_SUMS(double, f64, 2.3e-16)
 
+/* A cell with two states and three pre-activations for two gates: every array it is given is read and written from end to end. */
+#define CHECK_STEPS(REAL, name, EPSILON)                                                                                     \
+    static void forward_cell_##name(const REAL *pre, const REAL *state, REAL *new_state, REAL *local, int64_t n, int64_t gap, int64_t paired) \
+    {                                                                                                               \
+        for (int64_t j = 0; j < n; j++) {                                                                           \
+            new_state[j] = (pre[j] + pre[n + j] + pre[2 * n + j] + state[j]) / 8;                                   \
+            new_state[gap + j] = state[gap + j] / 2;                                                                \
+            local[j] = pre[j] / 4;                                                                                  \
+        }                                                                                                           \
+        wrong += paired != 0;                                                                                       \
+    }                                                                                                               \
+    static void backward_cell_##name(const REAL *gradient, const REAL *local, REAL *d_pre, REAL *before, REAL *total, int64_t n, \
+                                     int64_t gap, int64_t whole)                                                    \
+    {                                                                                                               \
+        for (int64_t j = 0; j < n; j++) {                                                                           \
+            d_pre[j] = gradient[j] * local[j];                                                                      \
+            d_pre[n + j] = gradient[gap + j];                                                                       \
+            d_pre[2 * n + j] = 1;                                                                                   \
+            before[j] = gradient[j] / 2;                                                                            \
+            before[gap + j] = gradient[gap + j] / 4;                                                                \
+            total[j] = gradient[j] + gradient[gap + j];                                                             \
+        }                                                                                                           \
+        wrong += whole != 1;                                                                                        \
+    }                                                                                                               \
+    static void check_steps_##name(int64_t B, int64_t H, int64_t gap, int turned, int turning,                      \
+                                   void (*forward)(FG_FORWARD_STEPS_ARGS(REAL)),                                    \
+                                   int64_t (*backward)(FG_BACKWARD_STEPS_ARGS(REAL)))                               \
+    {                                                                                                               \
+        enum { STEPS = 5 };                                                                                         \
+        const int64_t M = 2 * H, units = B * H, size = 2 * units, rows = STEPS * B * 3 * H, state_gap = (STEPS + 1) * units; \
+        const int64_t weights = (H - 1) * (M + gap) + M, weights_back = (M - 1) * (H + gap) + H;                    \
+        REAL *P = malloc(sizeof(REAL) * (size_t)weights), *W = malloc(sizeof(REAL) * (size_t)weights_back);         \
+        REAL *pre = malloc(sizeof(REAL) * (size_t)rows), *start = malloc(sizeof(REAL) * (size_t)rows);              \
+        REAL *state = malloc(sizeof(REAL) * (size_t)(2 * state_gap)), *local = malloc(sizeof(REAL) * (size_t)(STEPS * units)); \
+        REAL *gradient = malloc(sizeof(REAL) * (size_t)((STEPS + 1) * size)), *d_pre = malloc(sizeof(REAL) * (size_t)rows);    \
+        REAL *total = malloc(sizeof(REAL) * (size_t)(STEPS * units));                                               \
+        for (int64_t j = 0; j < weights; j++)                                                                       \
+            P[j] = (REAL)(number() / (double)H);                                                                    \
+        for (int64_t j = 0; j < weights_back; j++)                                                                  \
+            W[j] = (REAL)(number() / (double)H);                                                                    \
+        for (int64_t j = 0; j < rows; j++)                                                                          \
+            pre[j] = start[j] = (REAL)number();                                                                     \
+        for (int64_t j = 0; j < 2 * state_gap; j++)                                                                 \
+            state[j] = (REAL)number();                                                                              \
+        for (int64_t j = 0; j < (STEPS + 1) * size; j++)                                                            \
+            gradient[j] = (REAL)number();                                                                           \
+        forward(P, state, pre, state, local, (int64_t)(intptr_t)forward_cell_##name, STEPS, B, H, M, M + gap, 3 * H, H, state_gap, 0, turned, \
+                turning);                                                                                           \
+        for (int64_t r = 0; r < STEPS * B; r++)                                                                     \
+            for (int64_t i = 0; i < 3 * H; i++) {                                                                   \
+                long double sum = start[r * 3 * H + i];                                                             \
+                for (int64_t k = 0; i < M && k < H; k++)                                                            \
+                    sum += (long double)P[k * (M + gap) + i] * state[r * H + k];                                    \
+                wrong += !(fabsl(sum - pre[r * 3 * H + i]) <= 8 * EPSILON);                                         \
+            }                                                                                                       \
+        wrong += backward(W, gradient + STEPS * size, local + (STEPS - 1) * units, d_pre + rows - B * 3 * H, total + (STEPS - 1) * units,     \
+                          (int64_t)(intptr_t)backward_cell_##name, STEPS, B, H, M, H + gap, 3 * H, H, units, size, B * 3 * H, 1, turned,      \
+                          turning, 1 << 20) != STEPS;                                                               \
+        for (int64_t s = 0; s < STEPS; s++)                                                                         \
+            for (int64_t r = 0; r < units; r++) {                                                                   \
+                const REAL *now = gradient + (s + 1) * size, *d = d_pre + (s * B + r / H) * 3 * H;                  \
+                long double sum = (long double)now[r] / 2;                                                          \
+                for (int64_t k = 0; k < M; k++)                                                                     \
+                    sum += (long double)d[k] * W[k * (H + gap) + r % H];                                            \
+                wrong += !(fabsl(sum - gradient[s * size + r]) <= 8 * EPSILON);                                     \
+                wrong += gradient[s * size + units + r] != now[units + r] / 4 || total[s * units + r] != now[r] + now[units + r];             \
+            }                                                                                                       \
+        cases++;                                                                                                    \
+        free(P), free(W), free(pre), free(start), free(state), free(local), free(gradient), free(d_pre), free(total);                          \
+    }                                                                                                               \
+    static void check_window_##name(int64_t n, int (*inside)(const REAL *, int64_t, int64_t))                       \
+    {                                                                                                               \
+        const REAL window = 1 << 20, entries[] = {1, window, 1 / window, 0, NAN, INFINITY, window * (1 + 4 * (REAL)EPSILON), \
+                                                  (1 - 4 * (REAL)EPSILON) / window};                                \
+        REAL *x = malloc(sizeof(REAL) * (size_t)n);                                                                 \
+        for (int e = 0; e < 8; e++)                                                                                 \
+            for (int64_t at = 0; at < n; at++) {                                                                    \
+                for (int64_t j = 0; j < n; j++)                                                                     \
+                    x[j] = 0;                                                                                       \
+                x[at] = at % 2 ? entries[e] : -entries[e];                                                          \
+                wrong += inside(x, n, 1 << 20) != (e < 3);                                                          \
+                cases++;                                                                                            \
+            }                                                                                                       \
+        free(x);                                                                                                    \
+    }
+
+CHECK_STEPS(float, f32, 1.2e-7)
+CHECK_STEPS(double, f64, 2.3e-16)
+
+#define LEVEL_STEPS(level)                                                                                          \
+    check_steps_f32(B, H, gap, turn & 1, turn >> 1, forward_steps_f32_##level, backward_steps_f32_##level);         \
+    check_steps_f64(B, H, gap, turn & 1, turn >> 1, forward_steps_f64_##level, backward_steps_f64_##level);         \
+    check_window_f32(H, inside_f32_##level);                                                                        \
+    check_window_f64(H, inside_f64_##level)
+
+static void steps_of_all_levels(int64_t B, int64_t H, int64_t gap, int turn)
+{
+    LEVEL_STEPS(base);
+#ifdef FG_LEVELS
+    if (__builtin_cpu_supports("x86-64-v3")) {
+        LEVEL_STEPS(v3);
+    }
+    if (__builtin_cpu_supports("x86-64-v4")) {
+        LEVEL_STEPS(v4);
+    }
+#endif
+}
+
 #define LEVEL_CASE(level)                                                                                           \
     check_f32(B, M, K, gap, add, transposed_f32_##level, dot_f32_##level);                                          \
     check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level);                                          \
@@ -154,6 +262,8 @@ int main(void)
         for (int k = 0; k < 3; k++)
             all_levels(B, 100 + 7 * k, long_sums[k], k, k & 1);
     all_levels(67, 40, 129, 1, 0);
+    for (int64_t H = 1; H <= 40; H++)
+        steps_of_all_levels(1 + H % 3, H, H % 4, (int)(H % 4));
     printf("%ld cases, %ld wrong\n", cases, wrong);
     return wrong != 0;
 }

@@ -14,7 +14,7 @@ from scipy import stats
 
 from fastgrad import elementary
 from fastgrad.engine import draws, random
-from fastgrad.engine.native_normals import HAVE_NORMALS
+from fastgrad.engine.native_panels import HAVE_PANELS
 from fastgrad.jit import KERNEL_OPTIONS
 
 # ULP as defined in ulp.py: (float32 over every 997th bit pattern, float64 against mpmath). A bound that has to grow is a loss of accuracy.
@@ -301,7 +301,7 @@ COUNT = 2**18
 @pytest.fixture(scope="module", params=["numba", "c"])
 def drawn(request):
     """(4, COUNT) normals and uniforms, one row per word of the counter, float32: one panel of a tensor; by Numba's loop and by C."""
-    if request.param == "c" and not HAVE_NORMALS:
+    if request.param == "c" and not HAVE_PANELS:
         pytest.skip("no AVX-512 here, or no C extension: normals come from Numba's loop alone")
     options = {**KERNEL_OPTIONS}
     by_c = request.param == "c"

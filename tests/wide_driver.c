@@ -1,11 +1,12 @@
 /* Draws panels of every small size into buffers of exactly the size that is theirs, pairs from buffers of exactly theirs, and takes tanh and the
- * sums of layers from such. Built with AddressSanitizer and UBSan by test_normals.py; prints the number of cases, exits 1 if a number is not one. */
+ * sums of layers from such. Built with AddressSanitizer and UBSan by test_panels.py; prints the number of cases, exits 1 if a number is not one. */
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "normals.c"
+#include "uniforms.c"
 #include "tanh.c"
 #include "tanh_sums.c"
 
@@ -59,6 +60,9 @@ int main(void)
         const int64_t gap = (n + 3) / 4 * 4;
         float *out = malloc(sizeof(float) * (size_t)(3 * gap));
         fg1_normals_f32(3, n, out, gap, 1, 4294967290, 4294967295u, 281474976710654, 0xFF000000u, 1, 2);
+        for (int64_t j = 0; j < 3 * gap; j++)
+            check(out[j]);
+        fg1_uniforms_f32(3, n, out, gap, 1, 4294967290, 4294967295u, 281474976710654, 0xFF000000u, 1, 2);
         for (int64_t j = 0; j < 3 * gap; j++)
             check(out[j]);
         free(out);

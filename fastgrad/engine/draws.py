@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import lower_builtin, overload, type_callable
 
 from fastgrad.engine.compile import entry_point
-from fastgrad.engine.native_normals import HAVE_NORMALS, draw_by_c
+from fastgrad.engine.native_panels import HAVE_PANELS, normals_by_c, uniforms_by_c
 from fastgrad.engine.norms import inner, sum_of_squares
 from fastgrad.engine.pointers import NAMES, WORD, array_data, call_address, call_symbol
 from fastgrad.engine.random import address, fill_normal, fill_uniform, panel_counters, panel_rows
@@ -56,23 +56,35 @@ def _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role,
         fill_normal(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
 
 
-@overload(_fill_normals, jit_options=CALLED)
-def _choose_fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
-    if HAVE_NORMALS and scale == types.float32:
+def _fill_uniforms(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+    """The same of uniform numbers."""
+    for p in range(count):
+        r = realization + p
+        where = (layer, np.uint32(r & 0xFFFFFFFF), np.uint32(role | ((r >> 32) & 0xFFFF)))
+        fill_uniform(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
 
-        def by_c(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
-            draw_by_c(count, n, pointer, gap, scale, base, layer, realization, role, k0, k1)
 
-        return by_c
-    return _fill_normals
+def _choose_fill(fill, by_c):
+    """Where it can, compiled code has float32 numbers from the C function ``by_c``."""
+
+    def c_fill(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+        by_c(count, n, pointer, gap, scale, base, layer, realization, role, k0, k1)
+
+    @overload(fill, jit_options=CALLED)
+    def choose(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+        return c_fill if HAVE_PANELS and scale == types.float32 else fill
+
+
+_choose_fill(_fill_normals, normals_by_c)
+_choose_fill(_fill_uniforms, uniforms_by_c)
 
 
 def _panel_entry(pointer, count, n, gap, kind, scale, base, layer, realization, role, k0, k1):
     if kind == NORMAL:
         _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1)
-    elif kind == UNIFORM:  # one panel
-        fill_uniform(vector_at(pointer, 0, n + SLACK), n, scale, base, (layer, np.uint32(realization & 0xFFFFFFFF), role), (k0, k1))
-    else:
+    elif kind == UNIFORM:
+        _fill_uniforms(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1)
+    else:  # one panel
         out = vector_at(pointer, 0, n)
         for j in range(n):
             out[j] = scale

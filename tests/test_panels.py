@@ -1,4 +1,4 @@
-"""The normals of csrc/normals.c: the numbers that random.py describes, within a few units in the last place, and nothing outside their panel."""
+"""The random numbers of csrc/: those that random.py describes, normals within a few units in the last place, and nothing outside their panel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from test_elementary import some_words, worst_normal
 
-from fastgrad.engine import draws, native_normals
-from fastgrad.engine.random import Role, address, normal_pair
+from fastgrad.engine import draws, native_panels
+from fastgrad.engine.random import Role, address, fill_uniform, normal_pair
 from fastgrad.jit import KERNEL_OPTIONS
 
 pytestmark = pytest.mark.skipif(
-    not native_normals.HAVE_NORMALS, reason="no AVX-512 here, or no C extension: normals come from Numba's loop alone"
+    not native_panels.HAVE_PANELS, reason="no AVX-512 here, or no C extension: random numbers come from Numba's loops alone"
 )
 
 KEY = np.uint32(2026), np.uint32(7)
@@ -30,10 +30,10 @@ def c_function(name, *arguments):
     return ctypes.CFUNCTYPE(None, *arguments)(llvmlite.binding.address_of_symbol(name))
 
 
-def panels(count, n, gap, *, scale=1.0, base=0, layer=2, realization=3, role=Role.WEIGHT << 24, room=0):
-    """(count, gap) numbers from the C function, ``room`` more behind them; what it does not write is 7."""
+def panels(count, n, gap, *, law="normals", scale=1.0, base=0, layer=2, realization=3, role=Role.WEIGHT << 24, room=0):
+    """(count, gap) numbers from a C function, ``room`` more behind them; what it does not write is 7."""
     out = np.full(count * gap + room, 7, np.float32)
-    function = c_function("fg1_normals_f32", SIZE, SIZE, POINTER, SIZE, ctypes.c_float, SIZE, WORD, SIZE, WORD, WORD, WORD)
+    function = c_function(f"fg1_{law}_f32", SIZE, SIZE, POINTER, SIZE, ctypes.c_float, SIZE, WORD, SIZE, WORD, WORD, WORD)
     function(count, n, out.ctypes.data, gap, scale, base, layer, realization, role, *map(int, KEY))
     return out
 
@@ -82,11 +82,12 @@ def test_the_check_finds_a_wrong_table():
     assert worst_normal(words, right[::-1]) > 5.0
 
 
+@pytest.mark.parametrize("law", ["normals", "uniforms"])
 @pytest.mark.parametrize("n", [*range(1, 70), 127, 128, 129, 1000])
-def test_nothing_is_written_behind_a_panel(n):
+def test_nothing_is_written_behind_a_panel(n, law):
     written = 4 * -(-n // 4)
     gap = written + 3
-    out = panels(3, n, gap, room=64)
+    out = panels(3, n, gap, law=law, room=64)
     for panel in range(3):
         assert np.all(out[panel * gap + written : (panel + 1) * gap] == 7)
         assert np.all(out[panel * gap : panel * gap + written] != 7)
@@ -111,16 +112,35 @@ def test_panels_are_the_numbers_of_their_addresses(n, realization):
         assert ulps(got[k, :n], exact[:n]).max() <= 5.0
 
 
-def test_a_later_counter_starts_later():
-    whole = panels(1, 64, 64).reshape(4, 16)
-    rest = panels(1, 32, 32, base=8).reshape(4, 8)
+@numba.njit(**KERNEL_OPTIONS)
+def uniforms_of_numba(out, n, scale, base, where):
+    fill_uniform(out, n, scale, base, where, KEY)
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 63, 64, 65, 200, 4096])
+@pytest.mark.parametrize("realization", [0, 2**32 - 2, 2**40 + 11])
+@pytest.mark.parametrize("scale", [1.0, 0.3, 1e-42])
+def test_uniform_numbers_are_those_of_numba(n, realization, scale):
+    """To the bit, also where the realization's low word runs over and where the numbers are subnormal."""
+    gap = 4 * -(-n // 4)
+    got = panels(3, n, gap, law="uniforms", scale=scale, base=2**32 - 40, layer=9, realization=realization, role=Role.INPUT << 24).reshape(3, gap)
+    wanted = np.empty(gap, np.float32)
+    for k in range(3):
+        uniforms_of_numba(wanted, n, np.float32(scale), 2**32 - 40, address(Role.INPUT, 0, 9, realization + k))
+        assert got[k].tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("law", ["normals", "uniforms"])
+def test_a_later_counter_starts_later(law):
+    whole = panels(1, 64, 64, law=law).reshape(4, 16)
+    rest = panels(1, 32, 32, law=law, base=8).reshape(4, 8)
     np.testing.assert_array_equal(whole[:, 8:], rest)
 
 
 def test_clean_under_sanitizers(tmp_path):
     compiler = shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no gcc: the C normals and tanh were not run under AddressSanitizer and UBSan")
+        pytest.skip("no gcc: the C random numbers and tanh were not run under AddressSanitizer and UBSan")
     tests = Path(__file__).parent
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-std=gnu11", "-O1"]
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
