@@ -103,10 +103,9 @@ def _power_32(bits):
 
 @formula
 def _split_power_32(bits):
-    """2**n as a product: a normal number, and one that is 1 as long as 2**n is normal; for -252 <= n <= 127."""
-    least = i32(_BIAS_32 - 126)
-    normal = bits if bits > least else least
-    return _power_32(normal), _power_32(i32(bits - normal))
+    """2**n as a product: a normal number, and one that is 1 as long as 2**n is normal, else 2**-64; for -190 <= n <= 127."""
+    far = bits < i32(_BIAS_32 - 126)
+    return _power_32(i32(bits + i32(64)) if far else bits), (f32(2.0**-64) if far else f32(1))
 
 
 @formula
@@ -160,11 +159,11 @@ exp = by_precision("exp", _exp_32, _exp_64, "e**x; overflows to inf and underflo
 
 @formula
 def _sigmoid_pair_32(x):
-    a = abs(x)
-    a = f32(104.0) if a > f32(104.0) else a  # where e has underflowed
-    bits, q = _reduce_32(-a)
+    a = -abs(x)
+    a = f32(-104.0) if f32(-104.0) > a else a  # where e has underflowed
+    bits, q = _reduce_32(a)
     power, rest = _split_power_32(bits)
-    e = (f32(1) + q) * power
+    e = (f32(1) + q) * power  # where rest is not 1, 2**64 times too large and small beside 1 all the same
     large = f32(1) / (f32(1) + e)
     small = e * large * rest  # the product by rest comes last, so a subnormal result is rounded once
     return (large, small) if x >= f32(0) else (small, large)
@@ -192,7 +191,7 @@ def _tanh_pair_32(x):
     a = f32(53.0) if a > f32(53.0) else a  # where sech^2 has underflowed
     bits, q = _reduce_32(f32(-2) * a)
     power, rest = _split_power_32(bits)
-    t = power * q + (power - f32(1))  # expm1(-2|x|): no cancellation near 0
+    t = power * q + (power - f32(1))  # expm1(-2|x|): no cancellation near 0; -1 where rest is not 1
     d = f32(1) / (f32(2) + t)
     y = t * d  # of the wrong sign, if any
     # exp(-2|x|) = (1 + q) power rest; the product by rest comes last, so a subnormal slope is rounded once.
