@@ -237,6 +237,8 @@ def measured(row: Row, pool: TwoProcesses, words: str, with_jax: bool, repeat: i
     else:
         check_recurrent(row.kind, with_jax)
         ours, jobs = our_recurrent(row, row.ours), peer_recurrent(row, pool, with_jax)
+    if not any(words in name for name in jobs):
+        raise SystemExit(f"--peers {words!r}: no peer of this row has that in its name; they are {', '.join(map(repr, jobs))}")
     mine = best_time(ours, repeat) / row.ours * scale
     peers = {name: best_time(job, repeat) / n * scale for name, (job, n) in jobs.items() if words in name}
     mine = min(mine, best_time(ours, repeat) / row.ours * scale)  # once more, so that a busy spell in between hits both

@@ -39,6 +39,9 @@
     int64_t B, int64_t M, int64_t K, const REAL *A, int64_t lda, const REAL *X, int64_t xb, REAL *out, int64_t yb,  \
         int64_t accumulate
 
+/* to[j*ldt + i] = from[i*ldf + j], i < rows, j < columns. */
+#define FG_TURN_ARGS(REAL) int64_t rows, int64_t columns, const REAL *from, int64_t ldf, REAL *to, int64_t ldt
+
 /* sum_{a,b} (d_a . d_b)(x_a . x_b) = || sum_b d_b x_b^T ||^2 for contiguous rows D (B, M), X (B, N); or -1 where the sum is so far below that over
  * a = b (1e-2 of it in float32, 1e-4 in float64) that rounding would show. */
 #define FG_OUTER_ARGS(REAL) int64_t B, int64_t M, int64_t N, const REAL *D, const REAL *X
@@ -76,6 +79,8 @@ FG_EXPORT void fg1_forward_steps_f32(FG_FORWARD_STEPS_ARGS(float));
 FG_EXPORT void fg1_forward_steps_f64(FG_FORWARD_STEPS_ARGS(double));
 FG_EXPORT int64_t fg1_backward_steps_f32(FG_BACKWARD_STEPS_ARGS(float));
 FG_EXPORT int64_t fg1_backward_steps_f64(FG_BACKWARD_STEPS_ARGS(double));
+FG_EXPORT void fg1_turn_f32(FG_TURN_ARGS(float));
+FG_EXPORT void fg1_turn_f64(FG_TURN_ARGS(double));
 FG_EXPORT void fg1_layer_sums_f32(FG_SUMS_ARGS(float));
 FG_EXPORT void fg1_layer_sums_f64(FG_SUMS_ARGS(double));
 FG_EXPORT double fg1_outer_f32(FG_OUTER_ARGS(float));

@@ -226,13 +226,35 @@ static void steps_of_all_levels(int64_t B, int64_t H, int64_t gap, int turn)
 #endif
 }
 
+#define CHECK_TURN(REAL, name)                                                                                      \
+    static void check_turn_##name(int64_t rows, int64_t columns, int64_t gap, void (*turn)(FG_TURN_ARGS(REAL)))     \
+    {                                                                                                               \
+        const int64_t ldf = columns + gap, ldt = rows + 2 * gap;                                                    \
+        const int64_t size = (rows - 1) * ldf + columns, turned = (columns - 1) * ldt + rows;                       \
+        REAL *from = malloc(sizeof(REAL) * (size_t)size), *to = malloc(sizeof(REAL) * (size_t)turned);              \
+        for (int64_t j = 0; j < size; j++)                                                                          \
+            from[j] = (REAL)number();                                                                               \
+        for (int64_t j = 0; j < turned; j++)                                                                        \
+            to[j] = 5;                                                                                              \
+        turn(rows, columns, from, ldf, to, ldt);                                                                    \
+        for (int64_t j = 0; j < turned; j++)   /* gaps keep what they held */                                       \
+            wrong += to[j] != (j % ldt < rows ? from[j % ldt * ldf + j / ldt] : 5);                                 \
+        cases++;                                                                                                    \
+        free(from), free(to);                                                                                       \
+    }
+
+CHECK_TURN(float, f32)
+CHECK_TURN(double, f64)
+
 #define LEVEL_CASE(level)                                                                                           \
     check_f32(B, M, K, gap, add, transposed_f32_##level, dot_f32_##level);                                          \
     check_f64(B, M, K, gap, add, transposed_f64_##level, dot_f64_##level);                                          \
     check_outer_f32(B, M, K, outer_f32_##level);                                                                    \
     check_outer_f64(B, M, K, outer_f64_##level);                                                                    \
     check_sums_f32(B, K, gap, layer_sums_f32_##level);                                                              \
-    check_sums_f64(B, K, gap, layer_sums_f64_##level)
+    check_sums_f64(B, K, gap, layer_sums_f64_##level);                                                              \
+    check_turn_f32(M, K, gap, turn_f32_##level);                                                                    \
+    check_turn_f64(M, K, gap, turn_f64_##level)
 
 static void all_levels(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add)
 {

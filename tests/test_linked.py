@@ -99,12 +99,18 @@ def test_copies_and_fills(source, target):
     assert plain[5].tolist() == [3] * 6
 
 
-def test_transposing_more_rows_than_are_read_side_by_side():
-    matrix = np.arange(50 * 37.0).reshape(50, 37)
-    out = np.full((37, 64), -1.0)
-    numba.njit(lambda matrix, out: transpose(matrix, out))(matrix, out)
-    np.testing.assert_array_equal(out[:, :50], matrix.T)
-    assert (out[:, 50:] == -1).all()
+@pytest.mark.parametrize("source", ["f4", "f8", "i8"])
+def test_transposing(source):
+    """Squares of vectors, what does not fill one, and nothing behind a row."""
+    compiled = numba.njit(lambda matrix, out: transpose(matrix, out))
+    for rows, columns in [(50, 37), (1, 1), (16, 16), (64, 48), (7, 33), (33, 7), (1, 40), (40, 1), (0, 3)]:
+        matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(source)
+        out, plain = (np.full((columns, rows + 5), -1, source) for _ in range(2))
+        compiled(matrix, out)
+        transpose(matrix, plain)
+        np.testing.assert_array_equal(out[:, :rows], matrix.T)
+        assert (out[:, rows:] == -1).all()
+        np.testing.assert_array_equal(out, plain)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -12,6 +12,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
+from fastgrad.engine.native import turn_symbol, turns_in_c
+from fastgrad.engine.pointers import array_data, call_symbol
+
 
 def copy(source: Any, target: Any) -> None:
     """target[:] = source for vectors; the formats may differ."""
@@ -29,8 +32,8 @@ def fill(target: Any, value: Any) -> None:
 
 
 def transpose(matrix: Any, out: Any) -> None:
-    """out[j, i] = matrix[i, j]."""
-    out[:, :] = matrix.T
+    """out[j, i] = matrix[i, j]; out's rows may be longer."""
+    out[:, : matrix.shape[0]] = matrix.T
 
 
 def _two_arrays(ndim):
@@ -86,7 +89,13 @@ _STRIP = 16  # rows read side by side: a line of each stays in the nearest cache
 @lower_builtin(transpose, types.Array, types.Array)
 def _lower_transpose(context, builder, signature, args):
     (source_type, target_type), (source, target) = signature.args, args
-    rows, columns = cgutils.unpack_tuple(builder, context.make_array(source_type)(context, builder, source).shape, 2)
+    (rows, columns), (_, row_length) = (
+        cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, array).shape, 2)
+        for kind, array in zip(signature.args, args, strict=True)
+    )
+    if turns_in_c(source_type, target_type):
+        data = [array_data(context, builder, kind, array) for kind, array in zip(signature.args, args, strict=True)]
+        return call_symbol(context, builder, turn_symbol(source_type), [rows, columns, data[0], columns, data[1], row_length])
     zero, one, strip = (context.get_constant(types.intp, number) for number in (0, 1, _STRIP))
     with cgutils.for_range_slice(builder, zero, rows, strip, rows.type) as (first, _):
         end = builder.add(first, strip)

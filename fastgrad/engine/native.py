@@ -36,14 +36,17 @@ CANCELS = 1e-4  # a Gram sum, formed in float64, this far below its diagonal has
 _FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of the symbol, log2 of the bytes
 
 
+# By name, one of each kind; a call of a missing symbol would end the process, without a Python error.
+_NEEDED = ("fg1_transposed_f32", "fg1_outer_f32", "fg1_layer_sums_f32", "fg1_forward_steps_f32", "fg1_turn_f32")
+
+
 def _load_library() -> Path | None:
     """Make the C functions known to LLVM by name; the library's path, or None where the twins are to run."""
     spec = importlib.util.find_spec("fastgrad._native")
     if spec is None or spec.origin is None or os.environ.get("FASTGRAD_DISABLE_C", "0") not in {"", "0"}:
         return None
     llvmlite.binding.load_library_permanently(spec.origin)
-    # A call of a missing symbol would end the process, without a Python error.
-    if any(llvmlite.binding.address_of_symbol(name) is None for name in ("fg1_transposed_f32", "fg1_outer_f32", "fg1_layer_sums_f32")):
+    if any(llvmlite.binding.address_of_symbol(name) is None for name in _NEEDED):
         raise ImportError(
             f"the C extension {spec.origin} was built from another version of fastgrad; install fastgrad "
             "again, or set FASTGRAD_DISABLE_C=1 to do without it"
@@ -336,6 +339,16 @@ def _choose_gram_twin(D: Any, X: Any) -> Callable[..., float] | None:
         return _gram_twin(D, X)
 
     return implementation if _format(D, X) is not None else None
+
+
+def turns_in_c(matrix: Any, out: Any) -> bool:
+    """Whether the C extension transposes arrays of these Numba types (`fastgrad.engine.arrays.transpose`)."""
+    return HAVE_C and _format(matrix, out) is not None and matrix.layout == out.layout == "C"
+
+
+def turn_symbol(matrix: Any) -> str:
+    """The C function that does: rows, columns; matrix and out, each followed by its row length."""
+    return f"fg1_turn_{_FORMATS[matrix.dtype][0]}"
 
 
 def _register_products() -> None:

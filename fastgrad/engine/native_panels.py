@@ -16,8 +16,9 @@ from fastgrad.engine.native import HAVE_C
 
 
 def _can_run() -> bool:
-    address = llvmlite.binding.address_of_symbol("fg1_normals_here") if HAVE_C else None
-    return address is not None and ctypes.CFUNCTYPE(ctypes.c_int64)(address)() == 1
+    names = ("fg1_normals_here", "fg1_normals_f32", "fg1_uniforms_f32")  # the first everywhere, the others where they were compiled
+    addresses = [llvmlite.binding.address_of_symbol(name) if HAVE_C else None for name in names]
+    return None not in addresses and ctypes.CFUNCTYPE(ctypes.c_int64)(addresses[0])() == 1
 
 
 HAVE_PANELS: bool = _can_run()
