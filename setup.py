@@ -29,7 +29,10 @@ if sys.platform == "win32":
 WHERE_UNDERSTOOD = ["-Wa,-mbranches-within-32B-boundaries"] if platform.machine() == "x86_64" else []
 
 HEADERS = ["products.h", "panels.h", "tanh.h", "vectors.h", "wide.h"]
-PARTS = ["both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "turn.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc", "panels.inc"]
+PARTS = [
+    "both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "turn.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc",
+    "panels.inc",
+]
 
 
 class OptionalBuild(build_ext):

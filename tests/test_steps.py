@@ -64,7 +64,10 @@ class Layer:
                 product = self.weights.astype(float) @ self.states[0, t, b].astype(float)
                 self.pre[t, b, : self.rows] = (self.pre[t, b, : self.rows].astype(float) + product).astype(self.pre.dtype)
                 state, new = np.ascontiguousarray(self.states[:, t, b]), np.ascontiguousarray(self.states[:, t + 1, b])
-                called(self.loops[0], None, (self.pre[t, b], state, new, self.local[t, b]), self.width, self.width, self.width - self.width % TWO_VECTORS)
+                called(
+                    self.loops[0], None, (self.pre[t, b], state, new, self.local[t, b]), self.width, self.width,
+                    self.width - self.width % TWO_VECTORS,
+                )  # fmt: skip
                 self.states[:, t + 1, b] = new
 
     def backward(self, turned=0, turning=0, d_pre_kept=True):

@@ -1,8 +1,8 @@
 """The float32 normals and uniform numbers of ``csrc/``, where this machine can run them (AVX-512, C extension present); elsewhere the loops of
 ``random.py`` do.
 
-Same addresses, same bits; the last digits of normals differ, as they may between machines, uniform numbers are the same. Compiled kernels that call the C
-function are found again only where it can be called: Numba's cache knows the processor, the folder's name the library.
+Same addresses, same bits; the last digits of normals differ, as they may between machines, uniform numbers are the same. Compiled kernels that
+call the C functions are found again only where they can be called: Numba's cache knows the processor, the folder's name the library.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from fastgrad.engine.native import HAVE_C
 
 def _can_run() -> bool:
     names = ("fg1_normals_here", "fg1_normals_f32", "fg1_uniforms_f32")  # the first everywhere, the others where they were compiled
-    addresses = [llvmlite.binding.address_of_symbol(name) if HAVE_C else None for name in names]
-    return None not in addresses and ctypes.CFUNCTYPE(ctypes.c_int64)(addresses[0])() == 1
+    if not HAVE_C or any(llvmlite.binding.address_of_symbol(name) is None for name in names):
+        return False
+    return bool(ctypes.CFUNCTYPE(ctypes.c_int64)(int(llvmlite.binding.address_of_symbol(names[0])))() == 1)
 
 
 HAVE_PANELS: bool = _can_run()

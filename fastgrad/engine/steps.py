@@ -1,7 +1,7 @@
 """Runs of steps of a recurrent layer: the product and the cell's loop by turns, in ``csrc/steps.inc`` or, without it, in Numba.
 
-Letters: B sequences, H units, G gates, P pre-activation rows, S states, V local derivatives. Arrays are contiguous and hold every step, the next one's
-numbers behind this one's.
+Letters: B sequences, H units, G gates, P pre-activation rows, S states, V local derivatives. Arrays are contiguous and hold every step, the next
+one's numbers behind this one's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from fastgrad.jit import register_jitable
 
 NEAREST = 32 * 1024  # bytes of the cache that a core reads without waiting
 
-
 _call_forward = caller(*[types.voidptr] * 5, *[types.int64] * 12)
 _call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 15, returns=types.int64)
 
@@ -34,7 +33,7 @@ def _alternates(weights):
 
 @register_jitable
 def forward_steps(cell, count, batch, weights, t, hidden, state, pre, local, gap):
-    """h_t of steps t + 1 … t + count from state, h_t (B, H), and pre, which holds U x + b.
+    """States of steps t + 1 … t + count, behind the one at ``state`` (B, H), and local derivatives, from pre, which holds U x + b of these steps.
 
     weights : (H, G H).  hidden : what they multiply, ``state`` unless it is scaled; then count is 1.  gap : from a row of h to its row of c.
     """
@@ -121,14 +120,16 @@ class StepCode(NamedTuple):
 def native_step_addresses(dtype: str) -> StepCode | None:
     """Addresses in the C extension, or None."""
     suffix = "f32" if dtype == "float32" else "f64"
-    found = [llvmlite.binding.address_of_symbol(f"fg1_{way}_steps_{suffix}") for way in ("forward", "backward")] if HAVE_C else [None]
-    return None if None in found else StepCode(*map(int, found))
+    if not HAVE_C:
+        return None
+    return StepCode(*(int(llvmlite.binding.address_of_symbol(f"fg1_{way}_steps_{suffix}")) for way in ("forward", "backward")))
 
 
 def numba_step_addresses(dtype: str) -> StepCode:
     """Addresses of the twins that Numba compiles."""
     return StepCode(
-        c_function_address(_forward_twin, dtype, pointers=5, sizes=12), c_function_address(_backward_twin, dtype, pointers=5, sizes=15, returns=types.int64)
+        c_function_address(_forward_twin, dtype, pointers=5, sizes=12),
+        c_function_address(_backward_twin, dtype, pointers=5, sizes=15, returns=types.int64),
     )
 
 
