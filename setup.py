@@ -30,7 +30,7 @@ WHERE_UNDERSTOOD = ["-Wa,-mbranches-within-32B-boundaries"] if platform.machine(
 
 HEADERS = ["products.h", "panels.h", "tanh.h", "vectors.h", "wide.h"]
 PARTS = [
-    "both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "turn.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc",
+    "both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "transpose.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc",
     "panels.inc",
 ]
 

@@ -108,7 +108,7 @@ TARGET static void pairs_v4(FG_PAIRS_ARGS)
     }
 }
 
-int64_t fg1_normals_here(void) { return __builtin_cpu_supports("x86-64-v4") != 0; }
+int64_t fg1_panels_here(void) { return __builtin_cpu_supports("x86-64-v4") != 0; }
 
 void fg1_normals_f32(FG_PANELS_ARGS) { normals_v4(FG_PASS_PANELS); }
 
@@ -116,6 +116,6 @@ void fg1_normal_pairs_f32(FG_PAIRS_ARGS) { pairs_v4(n, radius, angle, a, b); }
 
 #else
 
-int64_t fg1_normals_here(void) { return 0; }
+int64_t fg1_panels_here(void) { return 0; }
 
 #endif

@@ -14,7 +14,7 @@ struct fg_address {
     uint32_t word0, word1, word2, word3, key0, key1;
 };
 
-/* Panels of n normals of standard deviation `scale`, or of uniform numbers on (-scale, scale), for realizations realization, realization + 1, ...:
+/* Panels of n normals of standard deviation `scale`, or of uniform numbers from -scale to scale, for realizations realization, realization + 1, ...:
  * panel p is written to out[p*ld] ... out[p*ld + 4*ceil(n/4) - 1], whose last few numbers nobody asked for.
  * base: the panel's first counter; layer, role (with part): address words 1 and 3; key: of the seed. */
 #define FG_PANELS_ARGS                                                                                             \
@@ -26,7 +26,7 @@ struct fg_address {
 #define FG_PAIRS_ARGS int64_t n, const uint32_t *radius, const uint32_t *angle, float *a, float *b
 
 /* 1 where this machine and this build can run the others. */
-FG_EXPORT int64_t fg1_normals_here(void);
+FG_EXPORT int64_t fg1_panels_here(void);
 FG_EXPORT void fg1_normals_f32(FG_PANELS_ARGS);
 FG_EXPORT void fg1_uniforms_f32(FG_PANELS_ARGS);
 FG_EXPORT void fg1_normal_pairs_f32(FG_PAIRS_ARGS);

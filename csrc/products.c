@@ -65,8 +65,8 @@ CHOOSE(void, forward_steps_f32, FG_FORWARD_STEPS_ARGS(float))
 CHOOSE(void, forward_steps_f64, FG_FORWARD_STEPS_ARGS(double))
 CHOOSE(int64_t, backward_steps_f32, FG_BACKWARD_STEPS_ARGS(float))
 CHOOSE(int64_t, backward_steps_f64, FG_BACKWARD_STEPS_ARGS(double))
-CHOOSE(void, turn_f32, FG_TURN_ARGS(float))
-CHOOSE(void, turn_f64, FG_TURN_ARGS(double))
+CHOOSE(void, transpose_f32, FG_TRANSPOSE_ARGS(float))
+CHOOSE(void, transpose_f64, FG_TRANSPOSE_ARGS(double))
 CHOOSE(double, outer_f32, FG_OUTER_ARGS(float))
 CHOOSE(double, outer_f64, FG_OUTER_ARGS(double))
 CHOOSE(void, layer_sums_f32, FG_SUMS_ARGS(float))
@@ -80,8 +80,8 @@ void fg1_forward_steps_f32(FG_FORWARD_STEPS_ARGS(float)) { forward_steps_f32_bas
 void fg1_forward_steps_f64(FG_FORWARD_STEPS_ARGS(double)) { forward_steps_f64_base(FG_PASS_FORWARD); }
 int64_t fg1_backward_steps_f32(FG_BACKWARD_STEPS_ARGS(float)) { return backward_steps_f32_base(FG_PASS_BACKWARD); }
 int64_t fg1_backward_steps_f64(FG_BACKWARD_STEPS_ARGS(double)) { return backward_steps_f64_base(FG_PASS_BACKWARD); }
-void fg1_turn_f32(FG_TURN_ARGS(float)) { turn_f32_base(rows, columns, from, ldf, to, ldt); }
-void fg1_turn_f64(FG_TURN_ARGS(double)) { turn_f64_base(rows, columns, from, ldf, to, ldt); }
+void fg1_transpose_f32(FG_TRANSPOSE_ARGS(float)) { transpose_f32_base(rows, columns, from, ldf, to, ldt); }
+void fg1_transpose_f64(FG_TRANSPOSE_ARGS(double)) { transpose_f64_base(rows, columns, from, ldf, to, ldt); }
 double fg1_outer_f32(FG_OUTER_ARGS(float)) { return outer_f32_base(B, M, N, D, X); }
 double fg1_outer_f64(FG_OUTER_ARGS(double)) { return outer_f64_base(B, M, N, D, X); }
 void fg1_layer_sums_f32(FG_SUMS_ARGS(float)) { layer_sums_f32_base(rows, n, ld, H, X, S, W, sums, lds); }

@@ -1,4 +1,5 @@
-/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic, and sums over rows.
+/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic; steps of recurrent nets made of such
+ * products; sums over rows, and transposition.
  *
  * Letters, the same in every file of this folder:
  *   B   vectors in the batch                  b   one of them
@@ -10,10 +11,11 @@
  *
  * Conventions: sizes and strides are counted in elements, 64 bits wide, strides may be negative or zero; `out` may
  * not overlap an input; nothing is read or written outside the elements named (between the first and the last
- * element of P, the gaps between rows may be read too). No function touches Python, keeps state or starts a thread.
+ * element of P, the gaps between rows may be read too). No function touches Python, keeps state or starts a thread; steps call the cell's loop that
+ * they are given.
  *
- * Promise: the order in which the K terms of one output are added depends on K only (and on the instruction set),
- * never on B, on b or on M. So however a caller cuts a batch into pieces, the bytes are the same.
+ * Promise: the order in which the K terms of one output are added depends on K only (on the instruction set, and on the way in which rows
+ * of P are gone through), never on B, on b or on M. So however a caller cuts a batch into pieces, the bytes are the same.
  *
  * The digit in `fg1_` is the version of this interface: compiled kernels kept on disk call these functions by name, so
  * any change of arguments or of meaning must change the digit.
@@ -40,7 +42,7 @@
         int64_t accumulate
 
 /* to[j*ldt + i] = from[i*ldf + j], i < rows, j < columns. */
-#define FG_TURN_ARGS(REAL) int64_t rows, int64_t columns, const REAL *from, int64_t ldf, REAL *to, int64_t ldt
+#define FG_TRANSPOSE_ARGS(REAL) int64_t rows, int64_t columns, const REAL *from, int64_t ldf, REAL *to, int64_t ldt
 
 /* sum_{a,b} (d_a . d_b)(x_a . x_b) = || sum_b d_b x_b^T ||^2 for contiguous rows D (B, M), X (B, N); or -1 where the sum is so far below that over
  * a = b (1e-2 of it in float32, 1e-4 in float64) that rounding would show. */
@@ -79,8 +81,8 @@ FG_EXPORT void fg1_forward_steps_f32(FG_FORWARD_STEPS_ARGS(float));
 FG_EXPORT void fg1_forward_steps_f64(FG_FORWARD_STEPS_ARGS(double));
 FG_EXPORT int64_t fg1_backward_steps_f32(FG_BACKWARD_STEPS_ARGS(float));
 FG_EXPORT int64_t fg1_backward_steps_f64(FG_BACKWARD_STEPS_ARGS(double));
-FG_EXPORT void fg1_turn_f32(FG_TURN_ARGS(float));
-FG_EXPORT void fg1_turn_f64(FG_TURN_ARGS(double));
+FG_EXPORT void fg1_transpose_f32(FG_TRANSPOSE_ARGS(float));
+FG_EXPORT void fg1_transpose_f64(FG_TRANSPOSE_ARGS(double));
 FG_EXPORT void fg1_layer_sums_f32(FG_SUMS_ARGS(float));
 FG_EXPORT void fg1_layer_sums_f64(FG_SUMS_ARGS(double));
 FG_EXPORT double fg1_outer_f32(FG_OUTER_ARGS(float));

@@ -9,7 +9,7 @@
 
 #ifdef FG_LEVELS
 
-/* On (-scale, scale): the word as a signed integer is the odd multiple of 2^-32 below, rounded. */
+/* From -scale to scale: an odd multiple of 2^-32, rounded as in random.py, first the word, then its sum with 1/2. */
 TARGET FG_INLINE void uniforms_of(const words w[4], floats scale, floats x[4])
 {
     FG_UNROLL

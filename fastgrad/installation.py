@@ -17,7 +17,7 @@ def installation() -> dict[str, str | int]:
     Returns
     -------
     dict
-        Package names and ``python`` with their versions, ``c_extension`` ("in use", or why not), ``normals`` (what
+        Package names and ``python`` with their versions, ``c_extension`` ("in use", or why not), ``random_numbers`` (what
         draws those of float32), ``threads`` (the default), ``cpu`` and ``cache_folder`` (of compiled kernels).
     """
     from fastgrad import __version__
@@ -32,7 +32,7 @@ def installation() -> dict[str, str | int]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "c_extension": "in use" if HAVE_C else _why_no_c(),
-        "normals": "C, 512-bit vectors" if HAVE_PANELS else "Numba",
+        "random_numbers": "C, 512-bit vectors" if HAVE_PANELS else "Numba",
         "threads": default_threads(),
         "cpu": cpu_name(),
         "cache_folder": str(cache_root()),

@@ -165,6 +165,29 @@ def test_record_is_a_subset(baseline, name):
     assert_same_bytes(got, baseline[name][list(got.data_vars)])
 
 
+RECURRENT = {
+    "rnn": fg.RNN(1, 18),
+    "rnn that shrinks": fg.RNN(1, 16, weights=fg.Normal(0.3)),
+    "rnn that grows": fg.RNN(1, 16, activation="relu", weights=fg.Normal(6.0)),
+    "rnn of two layers": fg.RNN(1, 9, layers=2, weights=fg.Normal(3.0)),
+    "lstm": fg.LSTM(1, 13),
+    "gru of two layers": fg.GRU(1, 17, layers=2),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_steps_that_run_together_change_no_byte(name, batch):
+    """Where gradients by the weights are asked for at each step, steps run one by one; else as many as may be. Around the ends of chunks, too."""
+    for steps in (1, 2, 63, 64, 65, 130, 200):
+        network = RECURRENT[name].model_copy(update={"steps": steps})
+        inputs = np.random.default_rng(steps).standard_normal((steps, batch, network.input_width))
+        variables = ["gradient_log_norm", "gradient_log_max", "activation_log_norm", *(["cell_gradient_log_norm"] if "lstm" in name else [])]
+        together = fg.measure(network, inputs=inputs, realizations=2, rng=3, record=variables, dtype="float32")
+        one_by_one = fg.measure(network, inputs=inputs, realizations=2, rng=3, record=[*variables, "weight_gradient_log_norm"], dtype="float32")
+        assert_same_bytes(together, one_by_one[list(together.data_vars)])
+
+
 # rng: the forms of SPEC 7 -------------------------------------------------------------------------
 
 SMALL = fg.MLP(depth=3, width=5)

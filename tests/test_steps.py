@@ -17,9 +17,8 @@ IMPLEMENTATIONS = {"c": steps.native_step_addresses, "twin": steps.numba_step_ad
 
 
 def called(address, returns, arrays, *sizes):
-    pointers = [array if isinstance(array, int) else array.ctypes.data for array in arrays]
     function = ctypes.CFUNCTYPE(returns, *[ctypes.c_void_p] * len(arrays), *[ctypes.c_int64] * len(sizes))(address)
-    return function(*pointers, *sizes)
+    return function(*[array.ctypes.data for array in arrays], *sizes)
 
 
 class Layer:
@@ -147,17 +146,32 @@ def test_steps_end_where_the_gradient_leaves_the_window(implementation, dtype, s
     ran = fast.backward()
     assert -slow.count < ran < 0
     assert -ran == outside.index(True) + 1
-    got, wanted = fast.gradients[slow.count + ran], slow.gradients[slow.count + ran]
+    left = slow.count + ran
     if scale > 0:
-        assert_close(got, wanted)
+        assert_close(fast.gradients[left], slow.gradients[left])
     else:
-        np.testing.assert_array_equal(got, wanted)
-    assert np.all(fast.gradients[: slow.count + ran] == 7)
+        np.testing.assert_array_equal(fast.gradients[left], slow.gradients[left])
+    for untouched in (fast.gradients[:left], fast.d_pre[:left], fast.totals[:left]):
+        assert np.all(untouched == 7)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("leaves_after", [1, 4, 6])
+def test_the_cell_state_alone_may_leave_the_window(implementation, dtype, leaves_after):
+    """Also at the last step of a run, and only there."""
+    layer = Layer("lstm", dtype, implementation, 2, 33, scale=0.01)
+    layer.forward()
+    layer.local[:, :, :5] *= np.dtype(dtype).type(1e-3)
+    layer.local[:, :, 5] = 1  # c hands its gradient on
+    layer.local[layer.count - leaves_after, 1, 5, 7] = 2.0**30
+    assert layer.backward() == -leaves_after
+    assert np.abs(layer.gradients[layer.count - leaves_after, 0]).max() < WINDOW
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_every_other_step_adds_its_terms_in_the_opposite_order(implementation):
-    """The bytes say so: with turns they are those of a matrix and a vector whose terms come in that order."""
+    """The bytes say so: with turns they are those of a matrix and a vector whose terms come in that order. Forward, and back."""
     straight, turned, turning = (Layer("rnn", "float32", implementation, width=40, count=2) for _ in range(3))
     straight.forward(0, 0)
     turned.forward(1, 0)
@@ -167,3 +181,11 @@ def test_every_other_step_adds_its_terms_in_the_opposite_order(implementation):
     again.states[0, 0], again.pre[0] = turning.states[0, 1], again.pre[1]
     again.forward(1, 0)
     assert again.pre[0].tobytes() == turning.pre[1].tobytes() != straight.pre[1].tobytes()
+
+    for layer in (turned, turning):
+        layer.local[:] = straight.local
+    straight.backward(0, 0)
+    turned.backward(1, 0)
+    turning.backward(0, 1)
+    assert straight.gradients[1].tobytes() == turning.gradients[1].tobytes() != turned.gradients[1].tobytes()
+    assert straight.gradients[0].tobytes() != turning.gradients[0].tobytes()

@@ -51,7 +51,7 @@ static void check_tanh(int64_t n)
 
 int main(void)
 {
-    if (!fg1_normals_here()) {
+    if (!fg1_panels_here()) {
         puts("none here");
         return 0;
     }

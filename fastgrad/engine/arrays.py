@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
-from fastgrad.engine.native import turn_symbol, turns_in_c
+from fastgrad.engine.native import transpose_symbol, transposes_in_c
 from fastgrad.engine.pointers import array_data, call_symbol
 
 
@@ -93,9 +93,9 @@ def _lower_transpose(context, builder, signature, args):
         cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, array).shape, 2)
         for kind, array in zip(signature.args, args, strict=True)
     )
-    if turns_in_c(source_type, target_type):
+    if transposes_in_c(source_type, target_type):
         data = [array_data(context, builder, kind, array) for kind, array in zip(signature.args, args, strict=True)]
-        return call_symbol(context, builder, turn_symbol(source_type), [rows, columns, data[0], columns, data[1], row_length])
+        return call_symbol(context, builder, transpose_symbol(source_type), [rows, columns, data[0], columns, data[1], row_length])
     zero, one, strip = (context.get_constant(types.intp, number) for number in (0, 1, _STRIP))
     with cgutils.for_range_slice(builder, zero, rows, strip, rows.type) as (first, _):
         end = builder.add(first, strip)

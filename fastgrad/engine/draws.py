@@ -48,35 +48,30 @@ def draw_panel(out, n, kind, scale, base, where, key):
             out[j] = scale
 
 
-def _fill_normals(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
-    """Panels of n normals each, ``gap`` numbers apart, of ``count`` realizations."""
-    for p in range(count):
-        r = realization + p
-        where = (layer, np.uint32(r & 0xFFFFFFFF), np.uint32(role | ((r >> 32) & 0xFFFF)))
-        fill_normal(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
+def _panels_of(fill, by_c):
+    """What fills panels of n numbers each, ``gap`` numbers apart, of ``count`` realizations: float32 by the C function ``by_c`` where it can run."""
 
+    def in_numba(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+        for p in range(count):
+            r = realization + p
+            where = (layer, np.uint32(r & 0xFFFFFFFF), np.uint32(role | ((r >> 32) & 0xFFFF)))
+            fill(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
 
-def _fill_uniforms(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
-    """The same of uniform numbers."""
-    for p in range(count):
-        r = realization + p
-        where = (layer, np.uint32(r & 0xFFFFFFFF), np.uint32(role | ((r >> 32) & 0xFFFF)))
-        fill_uniform(vector_at(pointer, p * gap, n + SLACK), n, scale, base, where, (k0, k1))
-
-
-def _choose_fill(fill, by_c):
-    """Where it can, compiled code has float32 numbers from the C function ``by_c``."""
-
-    def c_fill(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
+    def in_c(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
         by_c(count, n, pointer, gap, scale, base, layer, realization, role, k0, k1)
 
-    @overload(fill, jit_options=CALLED)
+    def panels(*arguments):
+        in_numba(*arguments)
+
+    @overload(panels, jit_options=CALLED)
     def choose(pointer, count, n, gap, scale, base, layer, realization, role, k0, k1):
-        return c_fill if HAVE_PANELS and scale == types.float32 else fill
+        return in_c if HAVE_PANELS and scale == types.float32 else in_numba
+
+    return panels
 
 
-_choose_fill(_fill_normals, normals_by_c)
-_choose_fill(_fill_uniforms, uniforms_by_c)
+_fill_normals = _panels_of(fill_normal, normals_by_c)
+_fill_uniforms = _panels_of(fill_uniform, uniforms_by_c)
 
 
 def _panel_entry(pointer, count, n, gap, kind, scale, base, layer, realization, role, k0, k1):

@@ -37,7 +37,7 @@ _FORMATS = {types.float32: ("f32", 2), types.float64: ("f64", 3)}  # suffix of t
 
 
 # By name, one of each kind; a call of a missing symbol would end the process, without a Python error.
-_NEEDED = ("fg1_transposed_f32", "fg1_outer_f32", "fg1_layer_sums_f32", "fg1_forward_steps_f32", "fg1_turn_f32")
+_NEEDED = ("fg1_transposed_f32", "fg1_outer_f32", "fg1_layer_sums_f32", "fg1_forward_steps_f32", "fg1_transpose_f32")
 
 
 def _load_library() -> Path | None:
@@ -341,14 +341,14 @@ def _choose_gram_twin(D: Any, X: Any) -> Callable[..., float] | None:
     return implementation if _format(D, X) is not None else None
 
 
-def turns_in_c(matrix: Any, out: Any) -> bool:
+def transposes_in_c(matrix: Any, out: Any) -> bool:
     """Whether the C extension transposes arrays of these Numba types (`fastgrad.engine.arrays.transpose`)."""
     return HAVE_C and _format(matrix, out) is not None and matrix.layout == out.layout == "C"
 
 
-def turn_symbol(matrix: Any) -> str:
+def transpose_symbol(matrix: Any) -> str:
     """The C function that does: rows, columns; matrix and out, each followed by its row length."""
-    return f"fg1_turn_{_FORMATS[matrix.dtype][0]}"
+    return f"fg1_transpose_{_FORMATS[matrix.dtype][0]}"
 
 
 def _register_products() -> None:

@@ -16,7 +16,7 @@ from fastgrad.engine.native import HAVE_C
 
 
 def _can_run() -> bool:
-    names = ("fg1_normals_here", "fg1_normals_f32", "fg1_uniforms_f32")  # the first everywhere, the others where they were compiled
+    names = ("fg1_panels_here", "fg1_normals_f32", "fg1_uniforms_f32")  # the first everywhere, the others where they were compiled
     if not HAVE_C or any(llvmlite.binding.address_of_symbol(name) is None for name in names):
         return False
     return bool(ctypes.CFUNCTYPE(ctypes.c_int64)(int(llvmlite.binding.address_of_symbol(names[0])))() == 1)

@@ -101,7 +101,7 @@ def address(role, part, layer, realization):
 
 @formula
 def _symmetric_32(word):
-    """Uniform on (-1, 1): an odd multiple of 2^-32, rounded."""
+    """Uniform from -1 to 1: an odd multiple of 2^-32, rounded, first the word, then its sum with 1/2; the ends come of 64 words of 2^32 each."""
     return (f32(i32(word)) + f32(0.5)) * f32(2.0**-31)
 
 
@@ -237,7 +237,7 @@ def _choose_normal_pair(like, radius_word, angle_word):
 
 
 def symmetric_uniform(like, word):
-    """A uniform number on (-1, 1) of the precision of ``like``."""
+    """A uniform number from -1 to 1 of the precision of ``like``."""
     return _symmetric_32(word) if isinstance(like, np.float32) else _symmetric_64(word)
 
 
@@ -280,7 +280,7 @@ def fill_normal(out, n, scale, base, where, key):
 
 @register_jitable(error_model="numpy")
 def fill_uniform(out, n, scale, base, where, key):
-    """out[:n] = independent uniforms on (-scale, scale)."""
+    """out[:n] = independent uniforms from -scale to scale."""
     counters = panel_counters(n)
     for q in range(counters):
         w0, w1, w2, w3 = philox(u32(base + q), where[0], where[1], where[2], key[0], key[1])

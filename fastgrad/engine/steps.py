@@ -1,7 +1,7 @@
 """Runs of steps of a recurrent layer: the product and the cell's loop by turns, in ``csrc/steps.inc`` or, without it, in Numba.
 
-Letters: B sequences, H units, G gates, P pre-activation rows, S states, V local derivatives. Arrays are contiguous and hold every step, the next
-one's numbers behind this one's.
+Letters: B sequences, H units, G gates, P pre-activation rows, S states, V local derivatives. Arrays are contiguous, the next step's numbers behind
+this one's; rows of weights may be longer than what is used of them.
 """
 
 from __future__ import annotations
@@ -26,41 +26,40 @@ _call_backward = caller(*[types.voidptr] * 5, *[types.int64] * 15, returns=types
 
 
 @register_jitable
-def _alternates(weights):
-    """Whether successive steps read the weights in opposite orders: what the nearest cache still holds of the last step is then read first."""
-    return 1 if weights.shape[0] * weights.shape[1] * weights.itemsize > NEAREST else 0
+def _alternates(cell, width, weights):
+    """1 if successive steps read the weights in opposite orders: what the nearest cache still holds of the last step is then read first."""
+    return 1 if cell.gates * width * width * weights.itemsize > NEAREST else 0
 
 
 @register_jitable
-def forward_steps(cell, count, batch, weights, t, hidden, state, pre, local, gap):
+def forward_steps(cell, count, batch, width, weights, t, hidden, state, pre, local, gap):
     """States of steps t + 1 … t + count, behind the one at ``state`` (B, H), and local derivatives, from pre, which holds U x + b of these steps.
 
-    weights : (H, G H).  hidden : what they multiply, ``state`` unless it is scaled; then count is 1.  gap : from a row of h to its row of c.
+    weights : (H, row of at least G H).  hidden : what they multiply, ``state`` unless it is scaled; then count is 1.  gap : from a row of h to
+    its row of c.
     """
-    width, rows = weights.shape
-    turning = _alternates(weights)
+    turning = _alternates(cell, width, weights)
     _call_forward(
         cell.forward_steps,
         (
-            weights, hidden, pre, state, local, cell.forward, count, batch, width, rows, weights.strides[0] // weights.itemsize, cell.n_pre * width,
+            weights, hidden, pre, state, local, cell.forward, count, batch, width, cell.gates * width, weights.shape[1], cell.n_pre * width,
             cell.n_local * width, gap, width - width % TWO_VECTORS, t % 2 * turning, turning,
         ),
     )  # fmt: skip
 
 
 @register_jitable
-def backward_steps(cell, count, batch, weights, t, gradient, local, d_pre, d_pre_gap, total, gap):
+def backward_steps(cell, count, batch, width, weights, t, gradient, local, d_pre, d_pre_gap, total, gap):
     """From the gradient by the states of step t back to that of step t - count, or to where the first leaves the window of ``norms.py``.
 
-    weights : (G H, H).  gradient, local, d_pre, total : step t's; earlier steps' lie in front, of d_pre ``d_pre_gap`` numbers.  gap : from a row
-    of h to its row of c.  Returns the number of steps, negative if the gradient has left the window.
+    weights : (G H, row of at least H).  gradient, local, d_pre, total : step t's; earlier steps' lie in front, of d_pre ``d_pre_gap`` numbers.
+    gap : from a row of h to its row of c.  Returns the number of steps, negative if the gradient has left the window.
     """
-    rows, width = weights.shape
-    turning = _alternates(weights)
+    turning = _alternates(cell, width, weights)
     return _call_backward(
         cell.backward_steps,
         (
-            weights, gradient, local, d_pre, total, cell.backward, count, batch, width, rows, weights.strides[0] // weights.itemsize,
+            weights, gradient, local, d_pre, total, cell.backward, count, batch, width, cell.gates * width, weights.shape[1],
             cell.n_pre * width, cell.n_local * width, gap, cell.n_states * batch * width, d_pre_gap, width - width % VECTOR, t % 2 * turning,
             turning, WINDOW,
         ),
@@ -104,7 +103,7 @@ def _backward_twin(
         before = vector_at(gradient, -(s + 1) * size, size)
         d_now = as_matrix(vector_at(d_pre, -s * d_pre_gap, batch * pre_width), batch, pre_width)
         _add_product(matrix, columns_at(d_now, 0, rows), as_matrix(before, batch, width), (turned + s * turning) % 2 == 1)
-        top = largest(before)
+        top = largest(before)  # passes over NaN, at which C ends its run too: nothing comes of that, since whoever rescales passes over it
         if not (top * window >= 1.0 and top <= window):
             return -(s + 1)
     return count

@@ -148,7 +148,6 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
     units, pre_width, n_local = batch * width, cell.n_pre * width, cell.n_local * width
     gap = (cell.n_states - 1) * (steps + 1) * units  # from a row of h to its row of c
     together = pre.size // (batch * pre_width)
-    weights = columns_at(w_t, 0, cell.gates * width)
     for s in range(cell.n_states):
         fill(vector_at(states, s * (steps + 1) * units, units), 0)
     exponents[0] = 0
@@ -162,7 +161,7 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
                 now = vector_at(pre, (t - first) * batch * pre_width, batch * pre_width)
                 state = vector_at(states, t * units, units)
                 exponent = _scaled_pre(as_matrix(now, batch, pre_width), bias, biased, state, exponents[t], x_exponents[t], scaled)
-                forward_steps(cell, 1, batch, weights, t, scaled, state, now, vector_at(local, t * batch * n_local, batch * n_local), gap)
+                forward_steps(cell, 1, batch, width, w_t, t, scaled, state, now, vector_at(local, t * batch * n_local, batch * n_local), gap)
                 h = vector_at(states, (t + 1) * units, units)
                 shift = excess(largest(h))
                 if shift != 0:
@@ -171,7 +170,7 @@ def forward_layer(cell, batch, x, x_exponents, w_t, u_t, bias, biased, states, e
                 exponents[t + 1] = exponent
         else:
             state = vector_at(states, first * units, units)
-            forward_steps(cell, count, batch, weights, first, state, state, pre, vector_at(local, first * batch * n_local, n_local), gap)
+            forward_steps(cell, count, batch, width, w_t, first, state, state, pre, vector_at(local, first * batch * n_local, n_local), gap)
             fill(vector_at(exponents, first + 1, count), 0)
         sizes = vector_at(logs, 0, count)
         log_norms_of(vector_at(states, (first + 1) * units, count * units), units, units, vector_at(exponents, first + 1, count), sizes)
@@ -194,16 +193,15 @@ def _steps_alone(above_exponents, t, most):
 
 @register_jitable(error_model="numpy")
 def backward_layer(
-    cell, batch, w, states, exponents, x, x_exponents, local, above, above_exponents, d_pre, gradients, totals, gradient_exponents,
+    cell, batch, width, w, states, exponents, x, x_exponents, local, above, above_exponents, d_pre, gradients, totals, gradient_exponents,
     rows, logs, out, columns, slots, k, layer,
 ):  # fmt: skip
     """One stacked layer back through all steps; fills d_pre (T B P H,), or (B P H,) again and again, and the exponents (T + 1,).
 
-    gradients and totals hold some steps at a time, whose norms are then recorded. All arrays but w (G H, H) and rows (B, G H) are vectors, in
-    the order of `Work`.
+    gradients and totals hold some steps at a time, whose norms are then recorded. All arrays but w (G H, row of at least H) and rows (B, G H)
+    are vectors, in the order of `Work`.
     """
     steps = x_exponents.size
-    width = w.shape[1]
     units, pre_width, n_local, features = batch * width, cell.n_pre * width, cell.n_local * width, x.size // (steps * batch)
     size = cell.n_states * units
     gap = (cell.n_states - 1) * units
@@ -220,7 +218,7 @@ def backward_layer(
         count = 1 if records_parameters else _steps_alone(above_exponents, t, row)
         d_now = vector_at(d_pre, (t - 1) * d_pre_gap, batch * pre_width)
         ran = backward_steps(
-            cell, count, batch, w, t, gradient, vector_at(local, (t - 1) * batch * n_local, n_local), d_now, d_pre_gap,
+            cell, count, batch, width, w, t, gradient, vector_at(local, (t - 1) * batch * n_local, n_local), d_now, d_pre_gap,
             vector_at(totals, row * units, units), gap,
         )  # fmt: skip
         for i in range(abs(ran)):

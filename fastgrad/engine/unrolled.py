@@ -227,7 +227,7 @@ def _backward(one, cell, weights, block, work, out, totals, k):
         flat_d_pre = as_vector(d_pre)
         copy_rows(matrix_at(weights.recurrent, layer * rows * width, rows, width), w)
         backward_layer(
-            cell, batch, w, states, exponents, x, x_exponents,
+            cell, batch, width, work.w, states, exponents, x, x_exponents,
             vector_at(work.local, layer * local_size, local_size), vector_at(work.above, now * above_size, above_size),
             work.above_exponents[now], flat_d_pre, as_vector(work.gradients[turn]), as_vector(work.totals[turn]), gradient_exponents,
             step_rows, work.logs, out, block.columns, block.slots, k, layer,
