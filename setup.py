@@ -28,7 +28,7 @@ if sys.platform == "win32":
 # SKX102): whether a hot loop has one is chance, and cost the normals a fifth of their speed.
 WHERE_UNDERSTOOD = ["-Wa,-mbranches-within-32B-boundaries"] if platform.machine() == "x86_64" else []
 
-HEADERS = ["products.h", "panels.h", "tanh.h", "vectors.h", "wide.h"]
+HEADERS = ["products.h", "steps.h", "panels.h", "tanh.h", "vectors.h", "wide.h"]
 PARTS = [
     "both_formats.inc", "lanes.inc", "transposed.inc", "steps.inc", "transpose.inc", "dot.inc", "outer.inc", "terms.inc", "sums.inc", "tanh.inc",
     "panels.inc",

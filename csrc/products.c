@@ -1,9 +1,10 @@
-/* The products for each number format and instruction set, and the choice of one when the library is loaded. */
+/* The products, and what is made of them, for each number format and instruction set, and the choice of one when the library is loaded. */
 
 #include <limits.h>   /* glibc's features.h, by which __GLIBC__ is known */
 #include <stdint.h>
 
 #include "products.h"
+#include "steps.h"
 #include "vectors.h"
 
 /* ---- what the compiler takes by default: 16-byte vectors, which SSE2 and NEON both have ---- */

@@ -1,5 +1,4 @@
-/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic; steps of recurrent nets made of such
- * products; sums over rows, and transposition.
+/* Small matrix products for vectors and small batches, where a BLAS call costs more than the arithmetic, sums over rows, and transposition.
  *
  * Letters, the same in every file of this folder:
  *   B   vectors in the batch                  b   one of them
@@ -11,8 +10,7 @@
  *
  * Conventions: sizes and strides are counted in elements, 64 bits wide, strides may be negative or zero; `out` may
  * not overlap an input; nothing is read or written outside the elements named (between the first and the last
- * element of P, the gaps between rows may be read too). No function touches Python, keeps state or starts a thread; steps call the cell's loop that
- * they are given.
+ * element of P, the gaps between rows may be read too). No function touches Python, keeps state or starts a thread.
  *
  * Promise: the order in which the K terms of one output are added depends on K only (on the instruction set, and on the way in which rows
  * of P are gone through), never on B, on b or on M. So however a caller cuts a batch into pieces, the bytes are the same.
@@ -52,35 +50,6 @@
 #define FG_SUMS_ARGS(REAL)                                                                                          \
     int64_t rows, int64_t n, int64_t ld, const REAL *H, const REAL *X, const REAL *S, const REAL *W, REAL *sums, int64_t lds
 
-/* The forward loop of a cell over the n units of one sequence, and its way back; rows of states `gap` apart (fastgrad/engine/pointwise.py):
- *   forward   pre, state -> new_state, local; `paired` of the units go two vectors at a time
- *   backward  gradient, local -> d_pre, before, total; the first `whole` units make whole vectors */
-#define FG_CELL_FORWARD_ARGS(REAL)                                                                                  \
-    const REAL *pre, const REAL *state, REAL *new_state, REAL *local, int64_t n, int64_t gap, int64_t paired
-#define FG_CELL_BACKWARD_ARGS(REAL)                                                                                 \
-    const REAL *gradient, const REAL *local, REAL *d_pre, REAL *before, REAL *total, int64_t n, int64_t gap, int64_t whole
-
-/* `count` steps of B sequences and H units. pre (B, pre_width) += hidden (B, H) times P (H, M), with P's rows from the last to the first if
- * turned; then state (B, H), pre -> the state behind it, local (B, local_width), by the loop at the address `cell`. The next step's arrays
- * follow this one's; its turn is the opposite if `turning`. */
-#define FG_FORWARD_STEPS_ARGS(REAL)                                                                                 \
-    const REAL *P, const REAL *hidden, REAL *pre, REAL *state, REAL *local, int64_t cell, int64_t count, int64_t B, \
-        int64_t H, int64_t M, int64_t ldp, int64_t pre_width, int64_t local_width, int64_t gap, int64_t paired,     \
-        int64_t turned, int64_t turning
-
-/* At most `count` steps back: gradient (size numbers, rows of states `gap` apart), local -> d_pre (B, pre_width), total (B, H) and the gradient
- * `size` in front, by the loop at the address `cell`; to that is added d_pre times P (M, H). The next step's arrays lie in front of
- * this one's, d_pre's d_pre_gap. Ends where the largest entry of a gradient is not from 1/window to window, or NaN. Returns the number of steps,
- * negative in that case. */
-#define FG_BACKWARD_STEPS_ARGS(REAL)                                                                                \
-    const REAL *P, REAL *gradient, const REAL *local, REAL *d_pre, REAL *total, int64_t cell, int64_t count,        \
-        int64_t B, int64_t H, int64_t M, int64_t ldp, int64_t pre_width, int64_t local_width, int64_t gap,          \
-        int64_t size, int64_t d_pre_gap, int64_t whole, int64_t turned, int64_t turning, int64_t window
-
-FG_EXPORT void fg1_forward_steps_f32(FG_FORWARD_STEPS_ARGS(float));
-FG_EXPORT void fg1_forward_steps_f64(FG_FORWARD_STEPS_ARGS(double));
-FG_EXPORT int64_t fg1_backward_steps_f32(FG_BACKWARD_STEPS_ARGS(float));
-FG_EXPORT int64_t fg1_backward_steps_f64(FG_BACKWARD_STEPS_ARGS(double));
 FG_EXPORT void fg1_transpose_f32(FG_TRANSPOSE_ARGS(float));
 FG_EXPORT void fg1_transpose_f64(FG_TRANSPOSE_ARGS(double));
 FG_EXPORT void fg1_layer_sums_f32(FG_SUMS_ARGS(float));

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "products.h"   /* FG_EXPORT */
+#include "steps.h"   /* arguments of a cell's loop */
 
 /* x[j] = tanh(h[j] + bias[j]), slope[j] = 1 / cosh^2 of it, j < n: the arguments of every activation loop (fastgrad/engine/pointwise.py). */
 #define FG_TANH_ARGS const float *h, const float *bias, float *x, float *slope, int64_t n

@@ -217,17 +217,23 @@ CHECK_STEPS(double, f64, 2.3e-16)
     check_window_f32(H, inside_f32_##level);                                                                        \
     check_window_f64(H, inside_f64_##level)
 
+/* CHECKS(level) for every instruction set that was compiled and that this processor has. */
+#ifdef FG_LEVELS
+#define EVERY_LEVEL(CHECKS)                                                                                         \
+    CHECKS(base);                                                                                                   \
+    if (__builtin_cpu_supports("x86-64-v3")) {                                                                      \
+        CHECKS(v3);                                                                                                 \
+    }                                                                                                               \
+    if (__builtin_cpu_supports("x86-64-v4")) {                                                                      \
+        CHECKS(v4);                                                                                                 \
+    }
+#else
+#define EVERY_LEVEL(CHECKS) CHECKS(base);
+#endif
+
 static void steps_of_all_levels(int64_t B, int64_t H, int64_t gap, int turn)
 {
-    LEVEL_STEPS(base);
-#ifdef FG_LEVELS
-    if (__builtin_cpu_supports("x86-64-v3")) {
-        LEVEL_STEPS(v3);
-    }
-    if (__builtin_cpu_supports("x86-64-v4")) {
-        LEVEL_STEPS(v4);
-    }
-#endif
+    EVERY_LEVEL(LEVEL_STEPS)
 }
 
 #define CHECK_TRANSPOSE(REAL, name)                                                                                      \
@@ -262,15 +268,7 @@ CHECK_TRANSPOSE(double, f64)
 
 static void all_levels(int64_t B, int64_t M, int64_t K, int64_t gap, int64_t add)
 {
-    LEVEL_CASE(base);
-#ifdef FG_LEVELS
-    if (__builtin_cpu_supports("x86-64-v3")) {
-        LEVEL_CASE(v3);
-    }
-    if (__builtin_cpu_supports("x86-64-v4")) {
-        LEVEL_CASE(v4);
-    }
-#endif
+    EVERY_LEVEL(LEVEL_CASE)
 }
 
 int main(void)
